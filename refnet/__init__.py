@@ -1,0 +1,14 @@
+"""refnet: every gradient written by hand, every line verified.
+
+The layers, losses and optimizers of a deep-learning lecture as hand-written
+`torch.autograd.Function`s and optimizer classes, under torch's own names:
+
+    from refnet import functional, nn, optim
+"""
+
+from __future__ import annotations
+
+from refnet import functional, nn, optim
+
+__all__ = ["__version__", "functional", "nn", "optim"]
+__version__ = "0.1.0"

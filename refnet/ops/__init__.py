@@ -1,0 +1,40 @@
+"""One room per op: `reference.py` has the equations, `__init__.py` the `autograd.Function`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return `tensor` in the precision that the equations are evaluated in: float64.
+
+    The reference sums, and keeps the coefficients of a channel or a row, in float64 and rounds once
+    at the end: that is what makes it at least as accurate as the builtin on every input.
+    Complex tensors become complex128.
+    """
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
+def require_tensor(name: str, tensor: Tensor) -> None:
+    """Raise what torch raises where an op is given something else than a tensor.
+
+    Raises:
+        TypeError: `tensor` is no tensor.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(tensor).__name__}")
+
+
+def require_float(name: str, tensor: Tensor) -> None:
+    """Raise what torch raises where an op takes real floating-point tensors only.
+
+    Raises:
+        TypeError: `tensor` is no tensor.
+        NotImplementedError: `tensor` is of an integer, boolean or complex dtype.
+    """
+    require_tensor(name, tensor)
+    if not tensor.is_floating_point():
+        raise NotImplementedError(
+            f"{name}: input must be of a floating-point dtype, but got {tensor.dtype}"
+        )

@@ -1,0 +1,222 @@
+"""ReLU, leaky ReLU, tanh and sigmoid: torch's functions on hand-written forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from refnet import backend
+from refnet.ops import require_float, require_tensor
+from refnet.ops.activations import reference
+
+__all__ = ["leaky_relu", "relu", "sigmoid", "tanh"]
+
+
+class Relu(Function):
+    """The shell around `reference.relu` and `reference.relu_backward`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        return reference.relu(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, da: Tensor) -> Tensor:
+        (a,) = ctx.saved_tensors
+        return reference.relu_backward(da, a)
+
+
+class LeakyRelu(Function):
+    """The shell around `reference.leaky_relu` and `reference.leaky_relu_backward`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, negative_slope: float) -> Tensor:
+        return reference.leaky_relu(z, negative_slope)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        z, ctx.negative_slope = inputs
+        # The output has the input's sign unless the slope turns it; only the output outlives
+        # an in-place call.
+        ctx.save_for_backward(output if ctx.negative_slope >= 0 else z)
+
+    @staticmethod
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None]:
+        (z,) = ctx.saved_tensors
+        return reference.leaky_relu_backward(da, z, ctx.negative_slope), None
+
+
+class Tanh(Function):
+    """The shell around `reference.tanh` and `reference.tanh_backward`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        return reference.tanh(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, da: Tensor) -> Tensor:
+        (a,) = ctx.saved_tensors
+        return reference.tanh_backward(da, a).to(da.dtype)
+
+
+class Sigmoid(Function):
+    """The shell around `reference.sigmoid` and `reference.sigmoid_backward`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        return reference.sigmoid(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, da: Tensor) -> Tensor:
+        (a,) = ctx.saved_tensors
+        return reference.sigmoid_backward(da, a).to(da.dtype)
+
+
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """Set negative values to zero.
+
+    a = max(0, z)
+
+    Args:
+        input: z, any shape; real.
+        inplace: write the result over the input.
+
+    Returns:
+        a, of the input's shape and dtype.
+
+    Raises:
+        RuntimeError: the input is boolean.
+        NotImplementedError: the input is complex.
+
+    Example:
+        >>> import torch
+        >>> relu(torch.tensor([-2.0, 3.0]))
+        tensor([0., 3.])
+
+    Source: lecture, "Weight Initialization in a Deep Network" and "Calculate gradient with batch
+    norm".
+    """
+    require_tensor("relu", input)
+    if input.dtype == torch.bool:
+        raise RuntimeError("relu: input must not be boolean, but got torch.bool")
+    if input.is_complex():
+        raise NotImplementedError(f"relu: input must be real, but got {input.dtype}")
+    apply = reference.relu if backend.forward_mode() else Relu.apply
+    a = apply(input)
+    return _result(input, a, inplace)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """Scale negative values by a small slope.
+
+    a = z where z > 0, else slope·z
+
+    Args:
+        input: z, any shape; floating-point.
+        negative_slope: the slope where z ≤ 0.
+        inplace: write the result over the input; its gradient needs a slope ≥ 0, as in torch.
+
+    Returns:
+        a, of the input's shape and dtype.
+
+    Raises:
+        NotImplementedError: the input is not of a floating-point dtype.
+        TypeError: the slope is not a number.
+
+    Example:
+        >>> import torch
+        >>> leaky_relu(torch.tensor([-2.0, 3.0]), 0.1)
+        tensor([-0.2000,  3.0000])
+
+    Source: lecture, "Calculate gradient with batch norm" (any activation g).
+    """
+    require_float("leaky_relu", input)
+    if not isinstance(negative_slope, (int, float)):
+        raise TypeError(
+            "leaky_relu(): argument 'negative_slope' must be a number, "
+            f"not {type(negative_slope).__name__}"
+        )
+    if backend.forward_mode():
+        a = reference.leaky_relu(input, negative_slope)
+    else:
+        a = LeakyRelu.apply(input, negative_slope)  # type: ignore[no-untyped-call]
+    return _result(input, a, inplace)
+
+
+def tanh(input: Tensor) -> Tensor:
+    """Squash values to (−1, 1).
+
+    a = (e^z − e^−z) / (e^z + e^−z)
+
+    Args:
+        input: z, any shape; integers are taken as floats.
+
+    Returns:
+        a, of the input's shape.
+
+    Raises:
+        AttributeError: the input is not a tensor.
+
+    Example:
+        >>> import torch
+        >>> tanh(torch.tensor([0.0, 1.0]))
+        tensor([0.0000, 0.7616])
+
+    Source: lecture, "Weight Initialization in a Deep Network" and "Calculate gradient with batch
+    norm".
+    """
+    if backend.forward_mode():
+        return reference.tanh(input)
+    return Tanh.apply(input)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def sigmoid(input: Tensor) -> Tensor:
+    """Squash values to (0, 1).
+
+    a = 1 / (1 + e^−z)
+
+    Args:
+        input: z, any shape; integers are taken as floats.
+
+    Returns:
+        a, of the input's shape.
+
+    Raises:
+        AttributeError: the input is not a tensor.
+
+    Example:
+        >>> import torch
+        >>> sigmoid(torch.tensor([0.0, 1.0]))
+        tensor([0.5000, 0.7311])
+
+    Source: lecture, "What causes vanishing/exploding gradient?" (σ' ≤ 1/4; the slide writes σ).
+    """
+    if backend.forward_mode():
+        return reference.sigmoid(input)
+    return Sigmoid.apply(input)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _result(input: Tensor, a: Tensor, inplace: bool) -> Tensor:
+    return input.copy_(a) if inplace else a

@@ -1,0 +1,184 @@
+"""Batch norm: torch's function on hand-written forward and backward."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from refnet import backend
+from refnet.ops import require_float, wide
+from refnet.ops.batch_norm import reference
+
+__all__ = ["batch_norm"]
+
+
+def _normalize(
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, and the mean and inverse standard deviation that it was normalized by."""
+    if training:
+        mean, var = reference.statistics(z)
+        if running_mean is not None and running_var is not None:
+            reference.move_running(running_mean, running_var, z, mean, var, momentum)
+    else:
+        # clone: in float64 this would be the buffer, which may move before the backward
+        mean, var = wide(running_mean).clone(), wide(running_var)  # type: ignore[arg-type]
+    inv_std = reference.inverse_std(var, eps)
+    return reference.forward(z, weight, bias, mean, inv_std), mean, inv_std
+
+
+class BatchNorm(Function):
+    """The shell around `reference.forward` and `reference.backward`.
+
+    Keeps the input, γ, and per channel the mean and the inverse standard deviation. Those two are
+    functions of the input: a second derivative needs them computed again, not taken as constants.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return _normalize(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        z, weight, bias, _, _, ctx.training, _, ctx.eps = inputs
+        _, mean, inv_std = output
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.mark_non_differentiable(mean, inv_std)
+        ctx.save_for_backward(z, weight, mean, inv_std)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        z, weight, mean, inv_std = ctx.saved_tensors
+        if torch.is_grad_enabled() and ctx.training:  # create_graph
+            mean, var = reference.statistics(z)
+            inv_std = reference.inverse_std(var, ctx.eps)
+        dz, dweight, dbias = reference.backward(dy, z, weight, mean, inv_std, ctx.training)
+        needs_z, needs_weight, needs_bias, *_rest = ctx.needs_input_grad
+        return (
+            dz.to(z.dtype) if needs_z else None,
+            dweight.to(weight.dtype) if needs_weight else None,
+            dbias.to(ctx.bias_dtype) if needs_bias else None,
+            *[None] * 5,
+        )
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalize every channel over the batch, then scale and shift it.
+
+    γ (z − μ) / √(σ² + ε) + β
+
+    In training μ and σ² (biased) are those of the batch, and the running ones move towards them,
+    V ← (1 − momentum) V + momentum θ, with the unbiased variance; otherwise they are the running
+    ones.
+
+    Args:
+        input: z, shape (N, C, *).
+        running_mean: average of μ, shape (C), moved in place in training; None: not kept.
+        running_var: average of σ², shape (C), likewise.
+        weight: γ, shape (C); None is 1.
+        bias: β, shape (C); None is 0.
+        training: normalize by the batch's statistics.
+        momentum: 1 − the lecture's β of the exponentially weighted average.
+        eps: ε, added to the variance.
+
+    Returns:
+        A tensor of the input's shape and dtype.
+
+    Raises:
+        ValueError: one value per channel in training, one running statistic without the other, or
+            an ε that is negative (in training: not positive).
+        RuntimeError: a size or dtype doesn't fit the input's, or evaluation without statistics.
+        NotImplementedError: the input is not of a floating-point dtype.
+
+    Example:
+        >>> import torch
+        >>> batch_norm(torch.tensor([[1.0], [3.0]]), None, None, training=True)
+        tensor([[-1.0000],
+                [ 1.0000]])
+
+    Source: lecture, "Implement Batch Normalization", "Batch norm derivation", "Batch norm at test
+    time" (whose second average is meant of σ²).
+    """
+    _check(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    args = (input, weight, bias, running_mean, running_var, training, momentum, eps)
+    if backend.forward_mode():
+        return _normalize(*args)[0]
+    return BatchNorm.apply(*args)[0]  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _check(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> None:
+    """Raise what torch raises."""
+    if input.dim() < 2:
+        error = IndexError if training else RuntimeError
+        raise error(f"batch_norm: input must be (N, C, *), but got {list(input.shape)}")
+    if training and math.prod(input.shape[2:]) * input.shape[0] == 1:
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {input.size()}"
+        )
+    if eps < 0 or (training and eps == 0):
+        sign = "positive during training" if training else "non-negative"
+        raise ValueError(f"batch_norm eps must be {sign}, but got {eps}")
+    if not isinstance(momentum, (int, float)):
+        raise TypeError(f"batch_norm: momentum must be a float, but got {momentum!r}")
+    if (running_mean is None) != (running_var is None) and training:
+        raise ValueError("running_mean and running_var must either both be None or neither be None")
+    require_float("batch_norm", input)
+    per_channel = {
+        "running_mean": running_mean,
+        "running_var": running_var,
+        "weight": weight,
+        "bias": bias,
+    }
+    if not training:
+        for name in ("running_mean", "running_var"):
+            if per_channel[name] is None:
+                raise RuntimeError(f"{name} must be defined in evaluation mode")
+    dtypes = set()
+    for name, tensor in per_channel.items():
+        if tensor is None:
+            continue
+        if tensor.numel() != input.shape[1]:
+            raise RuntimeError(
+                f"{name} should contain {input.shape[1]} elements not {tensor.numel()}"
+            )
+        if name.startswith("running") and tensor.requires_grad:
+            raise RuntimeError(f"batch_norm: {name} must not require a gradient")
+        dtypes.add(tensor.dtype)
+    half = input.dtype in (torch.float16, torch.bfloat16)
+    if dtypes and not (dtypes == {input.dtype} or (half and dtypes == {torch.float32})):
+        found = ", ".join(f"{n} {t.dtype}" for n, t in per_channel.items() if t is not None)
+        raise RuntimeError(
+            "batch_norm: weight, bias and statistics must share the dtype of the input, or be "
+            f"float32 for a half-precision input, but got input {input.dtype}, {found}"
+        )

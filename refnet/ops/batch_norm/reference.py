@@ -1,0 +1,108 @@
+"""Batch norm, the lecture's "Implement Batch Normalization" and "Batch norm derivation".
+
+Legend: z input (N, C, *); m = number of values per channel; mean μ and inv_std = 1/√(σ² + ε), (C);
+weight γ and bias β, (C); dy = dL/d(γ z_norm + β). Everything is evaluated in float64 (`wide`).
+In the lecture examples are columns; here the batch is dimension 0 and channels are dimension 1.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from refnet.ops import wide
+
+
+def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
+    """μ = 1/m Σ z, σ² = 1/m Σ (z − μ)² per channel: two passes, and the biased variance."""
+    z = wide(z)
+    mean = z.mean(_but_channels(z))
+    var = (z - _per_channel(mean, z)).square().mean(_but_channels(z))
+    return mean, var
+
+
+def inverse_std(var: Tensor, eps: float) -> Tensor:
+    """1 / √(σ² + ε)."""
+    return (wide(var) + eps).rsqrt()
+
+
+def move(average: Tensor, value: Tensor, momentum: float) -> None:
+    """V ← β V + (1 − β) θ in place: the lecture's average with β = 1 − momentum."""
+    average.copy_((1 - momentum) * wide(average) + momentum * value.detach())
+
+
+def move_running(
+    running_mean: Tensor, running_var: Tensor, z: Tensor, mean: Tensor, var: Tensor, momentum: float
+) -> None:
+    """Move the statistics that are used at test time; an empty batch leaves them.
+
+    The variance kept is the unbiased one, σ² m/(m − 1), torch's convention.
+    """
+    if z.numel():
+        m = z.numel() // z.shape[1]
+        move(running_mean, mean, momentum)
+        move(running_var, var * (m / (m - 1)), momentum)
+
+
+def forward(
+    z: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, inv_std: Tensor
+) -> Tensor:
+    """γ (z − μ) / √(σ² + ε) + β."""
+    y = (wide(z) - _per_channel(mean, z)) * _per_channel(inv_std, z)
+    if weight is not None:
+        y = y * _per_channel(wide(weight), z)
+    if bias is not None:
+        y = y + _per_channel(wide(bias), z)
+    return y.to(z.dtype)
+
+
+def backward(
+    dy: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    mean: Tensor,
+    inv_std: Tensor,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dz, dγ and dβ, the lecture's chain collapsed (`lecture_backward` has it step by step).
+
+    dβ = Σ dy,  dγ = Σ dy z_norm,  and in training, where μ and σ² depend on z,
+    dz = γ inv_std (dy − dβ/m − z_norm dγ/m); in evaluation they don't: dz = γ inv_std dy.
+    """
+    dy = wide(dy)
+    z_norm = (wide(z) - _per_channel(mean, z)) * _per_channel(inv_std, z)
+    dbias = dy.sum(_but_channels(z))
+    dweight = (dy * z_norm).sum(_but_channels(z))
+    if training and z.numel():
+        m = z.numel() // z.shape[1]
+        dy = dy - _per_channel(dbias / m, z) - z_norm * _per_channel(dweight / m, z)
+    scale = inv_std if weight is None else inv_std * wide(weight)
+    return dy * _per_channel(scale, z), dweight, dbias
+
+
+def lecture_backward(
+    dy: Tensor, z: Tensor, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dz, dγ and dβ in training, line by line as the lecture derives them; not used, but tested."""
+    dims, m = _but_channels(z), z.numel() // z.shape[1]
+    mean, var = statistics(z)
+    centered = wide(z) - _per_channel(mean, z)
+    z_norm = centered * _per_channel(inverse_std(var, eps), z)
+
+    dz_norm = wide(dy) * _per_channel(wide(weight), z)
+    dvar = (dz_norm * centered).sum(dims) * (-1 / 2) * (var + eps) ** (-3 / 2)
+    dmean = -dz_norm.sum(dims) * inverse_std(var, eps) + dvar * (-2 * centered).sum(dims) / m
+    dz = (
+        dz_norm * _per_channel(inverse_std(var, eps), z)
+        + _per_channel(dvar, z) * 2 * centered / m
+        + _per_channel(dmean, z) / m
+    )
+    return dz, (wide(dy) * z_norm).sum(dims), wide(dy).sum(dims)
+
+
+def _but_channels(z: Tensor) -> list[int]:
+    return [d for d in range(z.dim()) if d != 1]
+
+
+def _per_channel(values: Tensor, z: Tensor) -> Tensor:
+    """(C) as (1, C, 1, …), to go with z."""
+    return values.reshape(1, -1, *[1] * (z.dim() - 2))

@@ -1,0 +1,126 @@
+"""The lecture's "Learning rate decay", on torch's `LRScheduler`.
+
+Each class is one formula for the factor on the initial learning rate α₀. An epoch is one call of
+`step()`: call it per mini-batch for a schedule by step. Legend: epoch = `last_epoch`, from 0.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+__all__ = ["ExponentialDecay", "InverseSqrtDecay", "InverseTimeDecay"]
+
+
+class _Decay(LRScheduler):
+    """A schedule in closed form: α = factor(epoch) · α₀."""
+
+    def factor(self, epoch: int) -> float:
+        raise NotImplementedError
+
+    def get_lr(self) -> list[float | Tensor]:
+        return [base * self.factor(self.last_epoch) for base in self.base_lrs]
+
+
+class InverseTimeDecay(_Decay):
+    """α = α₀ / (1 + decay_rate · epoch).
+
+    Args:
+        optimizer: whose learning rates are scheduled.
+        decay_rate: ≥ 0.
+        last_epoch: −1 to start; else the epoch to resume from.
+
+    Raises:
+        ValueError: `decay_rate` is negative.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+        >>> schedule = InverseTimeDecay(optimizer, decay_rate=1.0)
+        >>> optimizer.step(); schedule.step(); schedule.get_last_lr()
+        [0.1]
+
+    Source: lecture, "Learning rate decay".
+    """
+
+    def __init__(self, optimizer: Optimizer, decay_rate: float, last_epoch: int = -1) -> None:
+        self.decay_rate = _require("decay_rate", decay_rate, decay_rate >= 0)
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, epoch: int) -> float:
+        """1 / (1 + decay_rate · epoch)."""
+        return float(1 / (1 + self.decay_rate * epoch))
+
+
+class ExponentialDecay(_Decay):
+    """α = gamma^epoch · α₀.
+
+    Args:
+        optimizer: whose learning rates are scheduled.
+        gamma: the factor of one epoch, > 0; the lecture's is 0.95.
+        last_epoch: −1 to start; else the epoch to resume from.
+
+    Raises:
+        ValueError: `gamma` is not positive.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        >>> schedule = ExponentialDecay(optimizer)
+        >>> optimizer.step(); schedule.step(); schedule.get_last_lr()
+        [0.95]
+
+    Source: lecture, "Learning rate decay".
+
+    Differs from torch: `ExponentialLR` multiplies epoch by epoch; this is the closed form, equal to
+    it but for rounding.
+    """
+
+    def __init__(self, optimizer: Optimizer, gamma: float = 0.95, last_epoch: int = -1) -> None:
+        self.gamma = _require("gamma", gamma, gamma > 0)
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, epoch: int) -> float:
+        """gamma^epoch."""
+        return float(self.gamma**epoch)
+
+
+class InverseSqrtDecay(_Decay):
+    """α = k / √epoch · α₀, with epochs counted from 1; or k / √t, called once per mini-batch.
+
+    Args:
+        optimizer: whose learning rates are scheduled.
+        k: > 0.
+        last_epoch: −1 to start; else the epoch to resume from, counted from 0 as torch does.
+
+    Raises:
+        ValueError: `k` is not positive.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        >>> schedule = InverseSqrtDecay(optimizer)
+        >>> for _ in range(3): optimizer.step(); schedule.step()
+        >>> schedule.get_last_lr()  # the fourth epoch
+        [0.5]
+
+    Source: lecture, "Learning rate decay"; the root needs a first epoch of 1, torch counts from 0.
+    """
+
+    def __init__(self, optimizer: Optimizer, k: float = 1.0, last_epoch: int = -1) -> None:
+        self.k = _require("k", k, k > 0)
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, epoch: int) -> float:
+        """k / √(epoch + 1)."""
+        return float(self.k / math.sqrt(epoch + 1))
+
+
+def _require(name: str, value: Any, holds: bool) -> Any:
+    if not holds:
+        raise ValueError(f"Invalid {name}: {value}")
+    return value

@@ -1,0 +1,109 @@
+"""Gradient descent with momentum as an exponentially weighted average, the lecture's "Momentum".
+
+Legend: w parameter W, dw its gradient dW (decay included), v average V, t step, lr α, momentum β.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from refnet.optim._base import (
+    Group,
+    Optimizer,
+    ParamsT,
+    State,
+    require_non_negative,
+    step_value,
+    zero_step,
+)
+
+__all__ = ["Momentum", "momentum_rule"]
+
+
+def momentum_rule(
+    w: Tensor, dw: Tensor, v: Tensor, t: Any, *, lr: float, momentum: float, bias_correction: bool
+) -> tuple[Tensor, Tensor]:
+    """V ← βV + (1 − β) dW;  W ← W − αV, or with bias correction W − α V / (1 − βᵗ)."""
+    v = momentum * v + (1 - momentum) * dw
+    return w - lr * (v / (1 - momentum**t) if bias_correction else v), v
+
+
+class Momentum(Optimizer):
+    """Gradient descent along the averaged gradient.
+
+    V ← βV + (1 − β) dW, V₀ = 0;  W ← W − αV
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate α.
+        momentum: β in [0, 1); 0.9 averages about the last 10 gradients.
+        weight_decay: λ/m, added to the gradient as λ/m·W.
+        bias_correction: divide V by 1 − βᵗ, so that the first steps are not too short.
+        maximize: climb instead of descend.
+        differentiable: keep the graph through `step`.
+
+    Raises:
+        ValueError: a negative option, or β of 1 or more.
+        RuntimeError: a sparse gradient.
+
+    Example:
+        >>> import torch
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> w.grad = torch.tensor([0.5])
+        >>> Momentum([w], lr=0.1, momentum=0.9).step()
+        >>> w.data
+        tensor([0.9950])
+
+    Source: lecture, "Momentum", "Bias correction".
+
+    Differs from torch: `torch.optim.SGD(momentum=β)` has no 1 − β. With `dampening=β`, and zero
+    momentum buffers laid in before the first step, it is this rule.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 0,
+        *,
+        bias_correction: bool = False,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        require_non_negative(lr=lr, momentum=momentum, weight_decay=weight_decay)
+        if momentum >= 1:
+            raise ValueError(f"Invalid momentum value: {momentum}")
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "bias_correction": bias_correction,
+                "maximize": maximize,
+                "differentiable": differentiable,
+            },
+        )
+
+    def _init_state(self, param: Tensor, group: Group) -> State:
+        return {
+            "step": zero_step(param, group),
+            "momentum_buffer": torch.zeros_like(param, memory_format=torch.preserve_format),
+        }
+
+    def _update(self, w: Tensor, dw: Tensor, state: State, group: Group) -> tuple[Tensor, State]:
+        step = state["step"] + 1
+        w, v = momentum_rule(
+            w,
+            dw,
+            state["momentum_buffer"],
+            step_value(step, group),
+            lr=group["lr"],
+            momentum=group["momentum"],
+            bias_correction=group["bias_correction"],
+        )
+        return w, {"step": step, "momentum_buffer": v}
