@@ -1,0 +1,81 @@
+"""Batch norm: training and evaluation; few and many values; variances far below and above ε."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from torch.nn import functional as builtin
+
+from refnet import functional
+from verification.cases import Arrays, Case, OpTable, normal
+from verification.oracles.batch_norm import batch_norm as oracle
+
+
+def _draw(
+    rng: np.random.Generator,
+    *shape: int,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    affine: str = "weight bias",
+    tracked: bool = True,
+) -> Arrays:
+    channels = shape[1]
+    return {
+        "input": normal(rng, *shape, scale=scale, offset=offset),
+        "running_mean": normal(rng, channels) if tracked else None,
+        "running_var": rng.uniform(0.5, 2.0, channels) if tracked else None,
+        "weight": normal(rng, channels) if "weight" in affine else None,
+        "bias": normal(rng, channels) if "bias" in affine else None,
+        "cotangent": normal(rng, *shape),
+    }
+
+
+def _case(name: str, *shape: int, scale: float = 1.0, offset: float = 0.0,
+          affine: str = "weight bias", tracked: bool = True, training: bool = True,
+          momentum: float = 0.1, eps: float = 1e-5) -> Case:  # fmt: skip
+    draw = partial(_draw, scale=scale, offset=offset, affine=affine, tracked=tracked)
+    return Case(
+        name,
+        lambda rng: draw(rng, *shape),
+        {"training": training, "momentum": momentum, "eps": eps},
+    )
+
+
+TABLES = (
+    OpTable(
+        name="batch_norm",
+        candidate=functional.batch_norm,
+        builtin=builtin.batch_norm,
+        oracle=oracle,
+        differentiable=("input", "weight", "bias"),
+        buffers=("running_mean", "running_var"),
+        cases=(
+            _case("easy", 64, 5),
+            _case("N=2", 2, 5),
+            _case("N=3", 3, 5, momentum=0.7),
+            _case("N=4096", 4096, 3),
+            _case("(N, C, L)", 6, 4, 5),
+            _case("(N, C, H, W)", 4, 3, 6, 5),
+            _case("(N, C, D, H, W)", 2, 3, 3, 2, 4),
+            _case("N=1, 12 positions", 1, 3, 3, 4),
+            _case("no weight, no bias", 16, 5, affine=""),
+            _case("weight alone", 16, 5, affine="weight"),
+            _case("bias alone", 16, 5, affine="bias"),
+            _case("no running statistics", 16, 5, tracked=False),
+            _case("momentum 0", 16, 5, momentum=0.0),
+            _case("momentum 1", 16, 5, momentum=1.0),
+            _case("eps 1e-3", 16, 5, eps=1e-3),
+            _case("variance about eps", 32, 5, scale=3e-3),
+            _case("variance far below eps", 32, 5, scale=1e-6),
+            _case("scale 1e6", 32, 5, scale=1e6),
+            _case("offset 1e2", 64, 5, offset=1e2),
+            _case("offset 1e4", 64, 5, offset=1e4),
+            _case("offset 1e4, images", 8, 3, 8, 8, offset=1e4),
+            _case("eval", 16, 5, training=False),
+            _case("eval, one example", 1, 5, training=False),
+            _case("eval, images, eps 1e-3", 4, 3, 6, 5, training=False, eps=1e-3),
+            _case("eval, no weight, no bias", 16, 5, training=False, affine=""),
+        ),
+    ),
+)

@@ -1,0 +1,103 @@
+"""Cross-entropy: every combination of its options, since some bugs show under two of them only."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+from torch.nn import functional as builtin
+
+from refnet import functional
+from verification.cases import Arrays, Case, OpTable, normal
+from verification.oracles.cross_entropy import cross_entropy as oracle
+
+IGNORED = 1  # in range, so that a row which is not ignored after all would count
+
+
+def _case(
+    *shape: int,
+    target: str = "indices",
+    weight: str = "no weight",
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    ignore: str = "",
+    scale: float = 1.0,
+    name: str = "",
+) -> Case:
+    classes = shape[1] if len(shape) > 1 else shape[0]
+    rows = shape[:1] + shape[2:] if len(shape) > 1 else ()
+
+    def draw(rng: np.random.Generator) -> Arrays:
+        weights = {"no weight": None, "weight": rng.uniform(0.2, 2, classes)}
+        with_zero = rng.uniform(0.2, 2, classes) * (np.arange(classes) != classes - 1)
+        return {
+            "input": normal(rng, *shape, scale=scale),
+            "target": _target(rng, target, ignore, rows, shape),
+            "weight": {**weights, "weight with a zero": with_zero}[weight],
+            "cotangent": normal(rng, *(rows if reduction == "none" else ())),
+        }
+
+    smoothed = f"smoothing {label_smoothing:g}" if label_smoothing else ""
+    parts = (name, "×".join(map(str, shape)), target, weight, smoothed, ignore, reduction)
+    options: dict[str, Any] = {"reduction": reduction, "label_smoothing": label_smoothing}
+    if ignore:
+        options["ignore_index"] = IGNORED if ignore == "ignored rows" else -100
+    return Case(", ".join(p for p in parts if p and p != "no weight"), draw, options)
+
+
+def _target(
+    rng: np.random.Generator, kind: str, ignore: str, rows: tuple[int, ...], shape: tuple[int, ...]
+) -> Any:
+    if kind == "probabilities":
+        scores = rng.random(shape)
+        return scores / scores.sum(1 if len(shape) > 1 else 0, keepdims=True)
+    classes = shape[1] if len(shape) > 1 else shape[0]
+    labels = rng.integers(0, classes, rows)
+    if ignore == "all rows ignored":
+        labels = np.full(rows, -100)
+    elif ignore == "ignored rows" and rows:
+        labels.flat[:3] = IGNORED
+    return labels
+
+
+INDICES = [
+    _case(12, 5, weight=w, reduction=r, label_smoothing=s, ignore=i)
+    for w, r, s, i in product(
+        ("no weight", "weight", "weight with a zero"),
+        ("mean", "sum", "none"),
+        (0.0, 0.1),
+        ("", "ignored rows"),
+    )
+]
+PROBABILITIES = [
+    _case(12, 5, target="probabilities", weight=w, reduction=r, label_smoothing=s)
+    for w, r, s in product(("no weight", "weight"), ("mean", "sum", "none"), (0.0, 0.1))
+]
+SPECIAL = [
+    _case(5, weight="weight", label_smoothing=0.1),
+    _case(5, target="probabilities", weight="weight"),
+    _case(3, 4, 5, weight="weight", label_smoothing=0.1, ignore="ignored rows"),
+    _case(2, 4, 3, 2, weight="weight", reduction="none"),
+    _case(2, 4, 3, 2, target="probabilities", weight="weight", label_smoothing=0.1),
+    _case(12, 5, label_smoothing=1.0),
+    _case(8, 1000, weight="weight"),
+    _case(12, 5, ignore="all rows ignored"),
+    _case(12, 5, ignore="all rows ignored", reduction="sum", label_smoothing=0.1),
+    _case(12, 5, scale=3e3, name="scores to 1e4"),
+    _case(12, 5, scale=3e3, name="scores to 1e4", label_smoothing=0.1, weight="weight"),
+    _case(12, 5, scale=1e-6, name="scores near 1e-6"),
+    _case(12, 2, name="two classes"),
+    _case(1, 5, name="one row"),
+]
+
+TABLES = (
+    OpTable(
+        name="cross_entropy",
+        candidate=functional.cross_entropy,
+        builtin=builtin.cross_entropy,
+        oracle=oracle,
+        differentiable=("input", "target"),
+        cases=tuple(INDICES + PROBABILITIES + SPECIAL),
+    ),
+)

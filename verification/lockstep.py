@@ -1,0 +1,155 @@
+"""Compare whole training runs: a candidate's, the builtins', and the builtins' perturbed by 1 ulp.
+
+Two right implementations round differently, and training amplifies that. How much, the perturbed
+run shows: a candidate may be ten times as far from the builtin run as that one is, or closer than
+1e-10 in every loss and 1e-8 in every final weight.
+
+A weight whose gradient is nothing but rounding, such as a bias before a batch norm, is a null
+direction: Adam turns its rounding into full steps. Such weights are listed apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from verification.report import ANOTHER, AS_GOOD, NULL, Row
+
+LOSS, WEIGHT = 1e-10, 1e-8
+TIMES = 10  # the distance of the perturbed run
+ROUNDING = 1e-12  # of the largest gradient: what is below is rounding
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A training run.
+
+    Attributes:
+        losses: the loss of every step.
+        state: the state dict at the end, as arrays.
+        gradients: for each parameter the largest absolute gradient that each element had.
+    """
+
+    losses: Floats
+    state: dict[str, npt.NDArray[Any]]
+    gradients: dict[str, Floats]
+
+
+def perturb(module: torch.nn.Module, seed: int = 0) -> None:
+    """Change every parameter by −1 or +1 unit in the last place, in place.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> before = layer.weight.detach().clone()
+        >>> perturb(layer)
+        >>> bool((layer.weight != before).all())
+        True
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            up = torch.empty(parameter.shape).bernoulli_(0.5, generator=generator).bool()
+            towards = torch.where(up, torch.inf, -torch.inf).to(parameter)
+            parameter.copy_(torch.nextafter(parameter, towards))
+
+
+def compare(
+    subject: str, case: str, candidate: Recording, builtin: Recording, perturbed: Recording
+) -> list[Row]:
+    """Judge a candidate's run: all losses, then every tensor of the final state.
+
+    Args:
+        subject: what was trained.
+        case: how.
+        candidate: the run in question.
+        builtin: the same run on torch's builtins.
+        perturbed: that run again, from initial weights changed by `perturb`.
+
+    Returns:
+        A row for the losses, one for each tensor, and one for each tensor with null directions.
+
+    Raises:
+        ValueError: the runs have different lengths or names.
+    """
+    if not (len(candidate.losses) == len(builtin.losses) == len(perturbed.losses) > 0):
+        lengths = [len(r.losses) for r in (candidate, builtin, perturbed)]
+        raise ValueError(f"the runs must have the same number of steps, but have {lengths}")
+    if not candidate.state.keys() == builtin.state.keys() == perturbed.state.keys():
+        raise ValueError(f"states differ: {sorted(candidate.state)} and {sorted(builtin.state)}")
+    rows = [_losses(subject, case, candidate, builtin, perturbed)]
+    for name in builtin.state:
+        rows += _tensor(subject, case, name, candidate, builtin, perturbed)
+    return rows
+
+
+def _losses(
+    subject: str, case: str, candidate: Recording, builtin: Recording, perturbed: Recording
+) -> Row:
+    scale = np.abs(builtin.losses)
+    error = np.abs(candidate.losses - builtin.losses) / scale
+    response = np.maximum.accumulate(np.abs(perturbed.losses - builtin.losses) / scale)
+    bound = np.maximum(LOSS, TIMES * response)
+    error = np.where(np.isfinite(error), error, np.inf)
+    worst = int(np.argmax(error / bound))
+    return _row(
+        subject, case, f"loss, {len(error)} steps", error[worst], response[worst], LOSS,
+        f"worst at step {worst}",
+    )  # fmt: skip
+
+
+def _tensor(
+    subject: str,
+    case: str,
+    name: str,
+    candidate: Recording,
+    builtin: Recording,
+    perturbed: Recording,
+) -> list[Row]:
+    ours, theirs, moved = (r.state[name] for r in (candidate, builtin, perturbed))
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        note = f"{ours.dtype} {ours.shape}, the builtin's {theirs.dtype} {theirs.shape}"
+        return [_row(subject, case, name, np.inf, 0.0, WEIGHT, note)]
+    if theirs.dtype.kind != "f":  # counters
+        return [_row(subject, case, name, float(not np.array_equal(ours, theirs)), 0.0, WEIGHT)]
+    null = _null(builtin, name)
+    scale = np.abs(theirs).max(initial=0) or 1.0
+    gap, response = (np.abs(other - theirs) / scale for other in (ours, moved))
+    gap = np.where(np.isfinite(gap), gap, np.inf)
+    rows = []
+    if not null.all():
+        rows.append(
+            _row(subject, case, name, gap[~null].max(), response[~null].max(), WEIGHT)
+        )  # fmt: skip
+    if null.any():
+        rows.append(
+            Row(subject, case, name, str(theirs.dtype), gap[null].max(), response[null].max(),
+                np.inf, "not judged", NULL, f"{null.sum()} of {null.size} elements")
+        )  # fmt: skip
+    return rows
+
+
+def _null(run: Recording, name: str) -> npt.NDArray[np.bool_]:
+    """Which elements of a parameter had gradients of rounding alone, and not exact zeros."""
+    largest = max(g.max(initial=0) for g in run.gradients.values())
+    own = run.gradients.get(name)
+    if own is None:  # a buffer
+        return np.zeros(run.state[name].shape, dtype=bool)
+    null: npt.NDArray[np.bool_] = (own > 0) & (own <= ROUNDING * largest)
+    return null
+
+
+def _row(
+    subject: str, case: str, quantity: str, error: float, response: float, floor: float,
+    note: str = "",
+) -> Row:  # fmt: skip
+    bound = max(floor, TIMES * float(response))
+    rule = f"{floor:.0e}" if bound == floor else f"{TIMES}·(1 ulp run)"
+    verdict = AS_GOOD if error <= bound else ANOTHER
+    return Row(subject, case, quantity, "float64", float(error), float(response), bound, rule,
+               verdict, note)  # fmt: skip

@@ -1,0 +1,168 @@
+"""What a check found: rows of data first, then a table or JSON made of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+BETTER, AS_GOOD = "better", "as good"
+WORSE, ANOTHER, INCONCLUSIVE = "worse", "another function", "inconclusive"
+NULL = "null direction"  # listed, not judged
+PASSING = (BETTER, AS_GOOD, NULL)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity of one case, judged by one rule.
+
+    Attributes:
+        subject: the op, optimizer or net.
+        case: what it was run on.
+        quantity: "output", "grad input", "running_var", "exp_avg", "loss", …
+        dtype: what the candidate and the builtin computed in.
+        error: the candidate's, relative to the scale of the quantity.
+        builtin_error: the builtin's, likewise; NaN where there is no builtin. Of a training run:
+            that of the builtin run which was perturbed by 1 ulp.
+        bound: the largest error that passes.
+        rule: how the bound came about.
+        verdict: "better", "as good", "worse", "another function" or "inconclusive"; "null
+            direction" where a training run has none to give.
+        note: what a reader has to know beside the numbers.
+    """
+
+    subject: str
+    case: str
+    quantity: str
+    dtype: str
+    error: float
+    builtin_error: float
+    bound: float
+    rule: str
+    verdict: str
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong with the row."""
+        return self.verdict in PASSING
+
+
+@dataclass(frozen=True)
+class Report:
+    """The rows of a run.
+
+    Example:
+        >>> row = Row("relu", "easy", "output", "float64", 0.0, 0.0, 1e-11, "oracle", "as good")
+        >>> Report([row]).passed, Report([]).passed
+        (True, False)
+    """
+
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are rows and all of them pass: nothing checked is nothing shown."""
+        return bool(self.rows) and not self.failures
+
+    @property
+    def failures(self) -> list[Row]:
+        """The rows that don't pass."""
+        return [row for row in self.rows if not row.passed]
+
+    def raise_if_failed(self) -> None:
+        """Raise an AssertionError that lists the failures.
+
+        Raises:
+            AssertionError: a row failed, or there is none.
+        """
+        if not self.passed:
+            lines = [
+                f"{r.subject} {r.case}, {r.quantity} {r.dtype}: {r.verdict}, error {r.error:.2e}, "
+                f"bound {r.bound:.2e} ({r.rule}) {r.note}"
+                for r in self.failures
+            ]
+            raise AssertionError("\n".join(lines) or "nothing was checked")
+
+    def to_json(self) -> str:
+        """Return the rows, the counts and the environment as JSON; infinite and NaN become null."""
+        data = {
+            "passed": self.passed,
+            "rows": [asdict(row) for row in self.rows],
+            "environment": environment(),
+        }
+        return json.dumps(_plain(data), indent=1, ensure_ascii=False, allow_nan=False)
+
+    def summary(self) -> str:
+        """Return the counts in a line."""
+        counts = Counter(row.verdict for row in self.rows)
+        verdicts = (*PASSING, WORSE, ANOTHER, INCONCLUSIVE)
+        listed = ", ".join(f"{counts[v]} {v}" for v in verdicts if counts[v])
+        return f"{len(self.rows)} rows: {listed or 'nothing was checked'}"
+
+    def print(self, console: Console, *, failures_only: bool = False) -> None:
+        """Print the rows as a table, and the counts below it."""
+        rows = self.failures if failures_only else self.rows
+        if rows:
+            console.print(_table(rows))
+        console.print(self.summary(), style="green" if self.passed else "bold red", markup=False)
+
+
+def environment() -> dict[str, Any]:
+    """Return what the figures depend on: versions, machine, threads, precision settings."""
+    return {
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "longdouble_bits": np.finfo(np.longdouble).nmant + 1,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _table(rows: Iterable[Row]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("case", "quantity", "dtype"):
+        table.add_column(name, overflow="fold")
+    for name in ("our error", "builtin's", "bound"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("rule", "verdict"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        numbers = (_number(row.error), _number(row.builtin_error), _number(row.bound))
+        verdict = f"{row.verdict} {row.note}".strip()
+        table.add_row(
+            f"{row.subject}: {row.case}", row.quantity, row.dtype, *numbers, row.rule, verdict,
+            style=None if row.passed else "bold red",
+        )  # fmt: skip
+    return table
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1e}" if value else "0"
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def collect(parts: Iterator[list[Row]]) -> Report:
+    """Return a report of the rows that an iterator yields in parts."""
+    return Report([row for part in parts for row in part])

@@ -1,0 +1,91 @@
+"""The whole suite: every op, every optimizer, and what other packages add.
+
+A package that `verification` may not import, because it imports `verification`, registers a suite
+of its own under the entry-point group "refnet.verification": a function of `quick` and `device`
+that yields lists of rows. `lightning_modules` does so with its training runs in lockstep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from verification.cases import op_tables
+from verification.cases.optimizers import optimizer_tables
+from verification.ops import verify_op
+from verification.optimizers import verify_optimizer
+from verification.report import ANOTHER, Row
+
+GROUP = "refnet.verification"
+Rows = Iterator[list[Row]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the suite that can be run on its own.
+
+    Attributes:
+        name: of the op, the optimizer, or the entry point.
+        cases: how many lists of rows it yields, 0 if that isn't known beforehand.
+        run: starts it.
+    """
+
+    name: str
+    cases: int
+    run: Callable[[], Rows]
+
+
+def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
+    """Return all parts of the suite.
+
+    Args:
+        quick: fewer seeds and shorter runs; the same cases.
+        device: where candidates and builtins compute.
+
+    Returns:
+        The ops, then the optimizers, then the registered suites.
+
+    Example:
+        >>> [part.name for part in parts()][:2]
+        ['batch_norm', 'dropout']
+    """
+    found = []
+    for op in op_tables().values():
+        seeds = 3 if quick else 5
+        found.append(
+            Part(op.name, len(op.cases), _later(verify_op, op, seeds=seeds, device=device))
+        )
+    for optimizer in optimizer_tables().values():
+        run = _later(verify_optimizer, optimizer, seeds=3 if quick else 5, device=device)
+        found.append(Part(optimizer.name, len(optimizer.options), run))
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        found.append(Part(entry.name, 0, _registered(entry, quick=quick, device=device)))
+    return found
+
+
+def run(chosen: Iterable[Part], advance: Callable[[Part], None] = lambda part: None) -> list[Row]:
+    """Run parts and return their rows; a part that crashes gives a row and not a crash.
+
+    Args:
+        chosen: the parts.
+        advance: called after every case, for a progress bar.
+    """
+    rows: list[Row] = []
+    for part in chosen:
+        try:
+            for case in part.run():
+                rows += case
+                advance(part)
+        except Exception as error:
+            nan, note = float("nan"), f"{type(error).__name__}: {error}".splitlines()[0]
+            rows.append(Row(part.name, "-", "-", "-", nan, nan, nan, "runs", ANOTHER, note))
+    return rows
+
+
+def _later(verify: Callable[..., Rows], table: object, **options: object) -> Callable[[], Rows]:
+    return lambda: verify(table, **options)
+
+
+def _registered(entry: EntryPoint, **options: object) -> Callable[[], Rows]:
+    return lambda: entry.load()(**options)

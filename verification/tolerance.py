@@ -1,0 +1,163 @@
+"""The two questions that decide a verdict, and the third where bits are due.
+
+Errors are measured against a float64 oracle, in the maximum norm and as root mean square, relative
+to the size of the oracle's values. There are no fixed tolerances: the bounds come from how the
+oracle itself responds when its inputs change by one unit in the last place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+
+from verification.report import ANOTHER, AS_GOOD, BETTER, INCONCLUSIVE, WORSE
+
+FLOOR_64 = 1e-11  # a right float64 computation on easy inputs gives 1e-16 … 1e-13
+RESPONSE_64 = 30  # torch's own error stays below 8 responses on inputs with an offset of 1e4
+MARGIN, MARGIN_SMALL, SMALL = 2.5, 8.0, 300  # few elements: the maximum is a noisy statistic
+CLEARLY = 1.25  # a ratio of errors that is more than noise
+
+Array = npt.NDArray[np.longdouble]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Numbers and verdict of a row."""
+
+    error: float
+    builtin_error: float
+    bound: float
+    rule: str
+    verdict: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One quantity of one case under one seed, from the three parties.
+
+    `responses` are the oracle's values for inputs that are changed by random ±1 ulp of the tested
+    dtype. `builtin` is None where there is none. `scale` is the yardstick of the errors, if the
+    oracle's own size misleads. `independent` is the number of values that don't follow from each
+    other, all of them unless told: the steps of a trajectory do.
+    """
+
+    candidate: npt.NDArray[np.floating]
+    builtin: npt.NDArray[np.floating] | None
+    oracle: Array
+    responses: list[Array]
+    scale: float | None = None
+    independent: int | None = None
+
+
+def distance(values: npt.ArrayLike, oracle: Array, norm: str = "max") -> float:
+    """Return max or root mean square of |values − oracle|; infinite where NaN or ∞ don't agree.
+
+    Example:
+        >>> distance([1.0, np.nan], np.array([1.5, np.nan], dtype=np.longdouble))
+        0.5
+        >>> distance([1.0, 2.0], np.array([1.0, np.nan], dtype=np.longdouble))
+        inf
+    """
+    values = np.asarray(values, dtype=np.longdouble)
+    if values.shape != oracle.shape:
+        return math.inf
+    finite = np.isfinite(oracle)
+    if not np.array_equal(values[~finite], oracle[~finite], equal_nan=True):
+        return math.inf
+    if not finite.any():
+        return 0.0
+    gap = np.abs(values[finite] - oracle[finite])
+    size = gap.max() if norm == "max" else np.sqrt((gap * gap).mean())
+    return float(size) if np.isfinite(size) else math.inf
+
+
+def size_of(oracle: Array, norm: str = "max") -> float:
+    """Return max or root mean square of the finite values, 0 without any."""
+    return distance(np.where(np.isfinite(oracle), 0, oracle), oracle, norm)
+
+
+def same_algorithm(samples: list[Sample]) -> Judgement:
+    """Question 1, in float64: is it the oracle's function?
+
+    error ≤ max(1e-11, 30 · P64), P64 the oracle's response to ±1 ulp; for every seed.
+    """
+    worst = max((_same_algorithm(sample) for sample in samples), key=lambda j: j.error / j.bound)
+    return worst
+
+
+def _same_algorithm(sample: Sample) -> Judgement:
+    scale = max(size_of(sample.oracle), sample.scale or 0) or 1.0
+    error = distance(sample.candidate, sample.oracle) / scale
+    builtin = math.nan
+    if sample.builtin is not None:
+        builtin = distance(sample.builtin, sample.oracle) / scale
+    response = max((distance(r, sample.oracle) for r in sample.responses), default=0.0) / scale
+    bound = max(FLOOR_64, RESPONSE_64 * response)
+    rule = f"{FLOOR_64:.0e}" if bound == FLOOR_64 else f"{RESPONSE_64}·P64"
+    if bound > 1e-3:
+        return Judgement(error, builtin, bound, rule, INCONCLUSIVE, "conditioning too bad")
+    return Judgement(error, builtin, bound, rule, _verdict(error <= bound, error, builtin, ANOTHER))
+
+
+def same_precision(samples: list[Sample], eps: float) -> Judgement:
+    """Question 2, in the tested dtype: is it as accurate as the builtin?
+
+    error ≤ m · max(the builtin's error, P) + ½ · eps · rms(y), in the maximum norm and as root mean
+    square, median over the seeds; P the oracle's response to ±1 ulp of the dtype.
+    """
+    judged = [_same_precision(samples, eps, norm) for norm in ("max", "rms")]
+    return max(judged, key=lambda j: j.error / j.bound)
+
+
+def _same_precision(samples: list[Sample], eps: float, norm: str) -> Judgement:
+    errors, builtins, bounds, sources = [], [], [], []
+    for s in samples:
+        scale = max(size_of(s.oracle), s.scale or 0) or 1.0
+        margin = MARGIN_SMALL if (s.independent or s.oracle.size) < SMALL else MARGIN
+        builtin = math.nan if s.builtin is None else distance(s.builtin, s.oracle, norm) / scale
+        response = max((distance(r, s.oracle, norm) for r in s.responses), default=0.0) / scale
+        # where values cancel, what is rounded is as large as what they cancel from
+        rounding = eps / 2 * max(size_of(s.oracle, "rms"), s.scale or 0) / scale
+        yardstick = response if not math.isfinite(builtin) else max(builtin, response)
+        errors.append(distance(s.candidate, s.oracle, norm) / scale)
+        builtins.append(builtin)
+        bounds.append(margin * yardstick + rounding)
+        sources.append(f"{margin:g}·{'P' if yardstick == response else 'builtin'}+½eps, {norm}")
+    # the seed in the middle, by how much of its bound it uses
+    order = sorted(range(len(samples)), key=lambda i: errors[i] / (bounds[i] or 1e-300))
+    middle = order[(len(order) - 1) // 2]
+    error, bound, rule = errors[middle], bounds[middle] or 1e-300, sources[middle]
+    builtin = median(builtins) if not any(map(math.isnan, builtins)) else math.nan
+    if bound >= 1:
+        return Judgement(error, builtin, bound, rule, INCONCLUSIVE, "noise as large as the values")
+    if not all(map(math.isfinite, errors)):
+        return Judgement(math.inf, builtin, bound, rule, ANOTHER, "NaN, ∞ or shapes differ")
+    note = "the builtin is exact" if builtin == 0 and error > 0 else ""
+    verdict = _verdict(error <= bound, median(errors), builtin, WORSE)
+    return Judgement(error, builtin, bound, rule, verdict, note)
+
+
+def same_bits(samples: list[Sample]) -> Judgement:
+    """Question 3, where bits are due: every bit of the builtin's result, NaN where it has NaN."""
+    equal = all(
+        s.builtin is not None
+        and s.candidate.shape == s.builtin.shape
+        and s.candidate.dtype == s.builtin.dtype
+        and np.array_equal(s.candidate, s.builtin, equal_nan=True)
+        for s in samples
+    )
+    gap = 0.0 if equal else max(
+        distance(s.candidate, np.asarray(s.builtin, dtype=np.longdouble)) for s in samples
+    )  # fmt: skip
+    return Judgement(gap, 0.0, 0.0, "bitwise", AS_GOOD if equal else ANOTHER)
+
+
+def _verdict(holds: bool, error: float, builtin: float, otherwise: str) -> str:
+    if not holds:
+        return otherwise
+    return BETTER if error * CLEARLY < builtin else AS_GOOD
