@@ -179,10 +179,14 @@ def _run(
     for step in range(len(grads[0])):
         for weight, gradients in zip(weights, grads, strict=True):
             g = gradients[step]
-            weight.grad = None if g is None else torch.tensor(g, dtype=dtype, device=device)
+            if g is None or weight.grad is None:
+                weight.grad = None if g is None else torch.tensor(g, dtype=dtype, device=device)
+            else:  # in place: a state that is the gradient itself shows
+                weight.grad.copy_(torch.from_numpy(g))
         optimizer.step()
         for weight, steps in zip(weights, found, strict=True):
-            kept = {"param": weight, **optimizer.state.get(weight, {})}
+            entry = {"entry": True} if weight in optimizer.state else {}
+            kept = {"param": weight, **entry, **optimizer.state.get(weight, {})}
             steps.append({n: _array(value) for n, value in kept.items() if value is not None})
     return found
 

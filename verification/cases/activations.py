@@ -16,10 +16,15 @@ SPECIAL = (0.0, -0.0, np.inf, -np.inf, np.nan)
 
 
 def _case(
-    name: str, *shape: int, scale: float = 1.0, special: bool = False, **options: Any
+    name: str,
+    *shape: int,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    special: bool = False,
+    **options: Any,
 ) -> Case:
     def draw(rng: np.random.Generator) -> Arrays:
-        input = normal(rng, *shape, scale=scale)
+        input = normal(rng, *shape, scale=scale, offset=offset)
         if special:
             input.flat[: len(SPECIAL)] = SPECIAL
         return {"input": input, "cotangent": normal(rng, *shape)}
@@ -34,6 +39,7 @@ def _cases(name: str = "", **options: Any) -> tuple[Case, ...]:
         _case(f"to 1e4{name}", 20, 20, scale=3e3, **options),
         _case(f"to 30{name}", 20, 20, scale=10.0, **options),
         _case(f"near 1e-6{name}", 20, 20, scale=1e-6, **options),
+        _case(f"about -40{name}", 20, 20, offset=-40.0, **options),
         _case(f"0, inf, NaN{name}", 20, special=True, **options),
     )
 

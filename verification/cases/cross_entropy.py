@@ -23,6 +23,7 @@ def _case(
     label_smoothing: float = 0.0,
     ignore: str = "",
     scale: float = 1.0,
+    forbidden: bool = False,
     name: str = "",
 ) -> Case:
     classes = shape[1] if len(shape) > 1 else shape[0]
@@ -31,9 +32,12 @@ def _case(
     def draw(rng: np.random.Generator) -> Arrays:
         weights = {"no weight": None, "weight": rng.uniform(0.2, 2, classes)}
         with_zero = rng.uniform(0.2, 2, classes) * (np.arange(classes) != classes - 1)
+        input, labels = normal(rng, *shape, scale=scale), _target(rng, target, ignore, rows, shape)
+        if forbidden:  # one score of −∞ in each row, never that of the true class
+            input[np.arange(len(input)), (labels + 1) % classes] = -np.inf
         return {
-            "input": normal(rng, *shape, scale=scale),
-            "target": _target(rng, target, ignore, rows, shape),
+            "input": input,
+            "target": labels,
             "weight": {**weights, "weight with a zero": with_zero}[weight],
             "cotangent": normal(rng, *(rows if reduction == "none" else ())),
         }
@@ -87,6 +91,8 @@ SPECIAL = [
     _case(12, 5, scale=3e3, name="scores to 1e4"),
     _case(12, 5, scale=3e3, name="scores to 1e4", label_smoothing=0.1, weight="weight"),
     _case(12, 5, scale=1e-6, name="scores near 1e-6"),
+    _case(12, 5, forbidden=True, name="scores of -inf"),
+    _case(12, 5, forbidden=True, name="scores of -inf", weight="weight", reduction="sum"),
     _case(12, 2, name="two classes"),
     _case(1, 5, name="one row"),
 ]

@@ -1,0 +1,27 @@
+"""Planted bugs of the linear layer."""
+
+from __future__ import annotations
+
+_MODULE = "ops.linear.reference"
+
+ROWS = [
+    ("linear", bug, _MODULE, old, new)
+    for bug, old, new in (
+        ("bias forgotten", "return z if bias is None else z + bias", "return z"),
+        ("bias subtracted", "z + bias", "z - bias"),
+        ("dA is the forward", "_rows(dz, weight).matmul(_matrix(weight).conj())",
+         "_rows(dz, weight).matmul(_matrix(weight).flip(0))"),
+        ("dA of one example for all", "_rows(dz, weight).matmul(_matrix(weight).conj())",
+         "_rows(dz, weight)[:1].expand(_rows(dz, weight).shape).matmul(_matrix(weight))"),
+        ("dW averaged over the examples", "rows.t().matmul(a.conj())",
+         "rows.t().matmul(a.conj()).div(rows.shape[0])"),
+        ("dW of the first example", "rows.t().matmul(a.conj())", "rows[:1].t().matmul(a[:1])"),
+        ("db averaged", "return dz.sum_to_size(bias.shape)",
+         "return dz.sum_to_size(bias.shape) / (dz.numel() // bias.numel())"),
+        ("db twice", "return dz.sum_to_size(bias.shape)", "return 2 * dz.sum_to_size(bias.shape)"),
+        ("dA zero", "return _rows(dz, weight).matmul(_matrix(weight).conj())",
+         "return 0 * _rows(dz, weight).matmul(_matrix(weight).conj())"),
+        ("rounded to half precision", "z = a.matmul(weight.t())",
+         "z = a.bfloat16().to(a.dtype).matmul(weight.t())"),
+    )
+]  # fmt: skip
