@@ -1,0 +1,177 @@
+"""Where configurations and checkpoints are found by their short names."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_modules.errors import UserError
+
+SUBCOMMANDS = ("fit", "validate", "test")
+LOGGED = ("dev_loss", "dev_acc", "train_loss", "train_acc")
+CONFIGS = Path(str(files("lightning_modules"))) / "configs"
+
+
+def packaged_configs() -> list[str]:
+    """Return the names of the configurations that come with this package.
+
+    Example:
+        >>> packaged_configs()
+        ['conv', 'mlp']
+    """
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def find_config(name: str) -> Path:
+    """Return the file for `mlp`, `mlp.yaml` or a path; a file of the user's comes first.
+
+    Raises:
+        UserError: if there is none; the message lists the packaged ones.
+    """
+    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise UserError(
+        f"--config: {name!r} is no file and none of the packaged configurations: "
+        + ", ".join(packaged_configs())
+    )
+
+
+def find_checkpoint(value: str, runs: Path) -> Path:
+    """Return the file for a path, or for "best" or "last" that of the newest run.
+
+    Args:
+        value: as typed.
+        runs: folder of the runs of this configuration, with version_0, version_1, ... inside.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    if value in ("best", "last"):
+        found = sorted(runs.glob(f"version_*/checkpoints/{value}.ckpt"), key=_version)
+        if not found:
+            raise UserError(f"--ckpt_path {value}: no run with a checkpoint in {runs}")
+        return found[-1]
+    if not Path(value).is_file():
+        raise UserError(f"--ckpt_path: no checkpoint file at {value!r}")
+    return Path(value)
+
+
+def _version(checkpoint: Path) -> int:
+    return int(re.sub(r"\D", "", checkpoint.parent.parent.name) or -1)
+
+
+def config_beside(checkpoint: str) -> Path | None:
+    """Return the configuration of the run that a checkpoint belongs to, if it is in its place."""
+    path = Path(checkpoint).parent.parent / "config.yaml"
+    return path if path.is_file() else None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, refusing anything but tensors and plain types.
+
+    Raises:
+        UserError: if the file is no checkpoint of Lightning's.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"], checkpoint["epoch"]
+    except Exception as error:  # unpickling an arbitrary file can raise anything
+        raise UserError(f"--ckpt_path: {path} is not a readable checkpoint") from error
+    return checkpoint
+
+
+def relative(path: str | Path) -> str:
+    """Return the path relative to the current directory where it lies below it."""
+    short = os.path.relpath(path) if path else ""
+    return str(path) if short.startswith("..") else short
+
+
+def check_net(path: str, checkpoint: dict[str, Any], net: nn.Module) -> None:
+    """Refuse a checkpoint whose tensors have other names or shapes than the net's.
+
+    Raises:
+        UserError: naming the first tensor that differs.
+    """
+    there = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    here = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    if differing := sorted({name for name, _ in there.items() ^ here.items()}):
+        first = differing[0]
+        raise UserError(
+            f"--ckpt_path: {path} holds another net: {len(differing)} tensors differ, such as "
+            f"{first}, of shape {there.get(first)} there and {here.get(first)} here"
+        )
+
+
+def check_epochs(path: str, checkpoint: dict[str, Any], max_epochs: int | None) -> None:
+    """Refuse to go on with a training that has had all of its epochs.
+
+    Raises:
+        UserError: naming the option that gives it more.
+    """
+    done = checkpoint["epoch"] + 1
+    if max_epochs is not None and 0 <= max_epochs <= done:
+        raise UserError(
+            f"--ckpt_path: {path} has finished {done} epochs: to go on, give a larger "
+            f"--trainer.max_epochs than {max_epochs}"
+        )
+
+
+def check_monitor(group: str, monitor: str | None, mode: str) -> None:
+    """Refuse a quantity that is never logged, and the best accuracy being the lowest.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if monitor not in LOGGED:
+        raise UserError(f"--{group}.monitor must be one of {', '.join(LOGGED)}, got {monitor}")
+    wanted = "max" if monitor.endswith("_acc") else "min"
+    if mode != wanted:
+        raise UserError(f"--{group}.monitor {monitor} needs --{group}.mode {wanted}, got {mode}")
+
+
+def with_configs(args: list[str]) -> list[str]:
+    """Replace the name behind each `--config` by its file; without one, use the checkpoint's.
+
+    Example:
+        >>> with_configs(["fit", "--config=mlp"])[2].endswith("configs/mlp.yaml")
+        True
+    """
+    flat: list[str] = []
+    for arg in args:
+        option, equals, value = arg.partition("=")
+        known = equals and option in ("-c", "--config", "--ckpt_path")
+        flat += [option, value] if known else [arg]
+    options = dict(pairwise(flat))
+    for i, option in enumerate(flat[:-1], start=1):
+        if option in ("-c", "--config"):
+            flat[i] = str(find_config(flat[i]))
+    if flat[:1] and flat[0] in SUBCOMMANDS and not options.keys() & {"-c", "--config"}:
+        checkpoint = options.get("--ckpt_path", "best")
+        if checkpoint not in ("best", "last") and not Path(checkpoint).is_file():
+            raise UserError(f"--ckpt_path: no checkpoint file at {checkpoint!r}")
+        if beside := config_beside(checkpoint):
+            flat[1:1] = ["--config", str(beside)]
+        elif not any(arg.startswith(("--model", "--print_config", "--help", "-h")) for arg in flat):
+            raise UserError(
+                f"{flat[0]} needs --config: a file or one of {', '.join(packaged_configs())}"
+            )
+    return flat
+
+
+def command() -> str:
+    """Return what starts this program, as it can be typed here."""
+    python = sys.executable
+    on_path = shutil.which("python")
+    if on_path == python:
+        python = "python"
+    return f"{relative(python)} -m lightning_modules"

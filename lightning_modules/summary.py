@@ -1,0 +1,213 @@
+"""What a training run came to: accuracies, bias and variance, files, and what to type next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from pytorch_lightning import Trainer
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader
+
+from lightning_modules import plots
+from lightning_modules.classifier import Classifier
+from lightning_modules.data import CLASSES, DigitsDataModule, Part
+
+HUMAN_ERROR = 0.0  # people read these digits almost without error (lecture, "Bias and variance")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How one set was labelled: `right` of `total` examples, and the counts (classes, classes)."""
+
+    right: int
+    total: int
+    confusion: list[list[int]]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right labels, in [0, 1]."""
+        return self.right / self.total
+
+    @property
+    def error(self) -> float:
+        """Share of wrong labels, in percent."""
+        return 100 * (1 - self.accuracy)
+
+
+def measure(
+    trainer: Trainer, model: Classifier, batches: DataLoader[tuple[torch.Tensor, ...]]
+) -> Measured:
+    """Label a set with the trainer's device and precision, and count.
+
+    Args:
+        trainer: any trainer.
+        model: in any mode; it is evaluated in eval mode.
+        batches: images and labels, in a fixed order.
+
+    Returns:
+        The counts.
+    """
+    logits = torch.cat(cast("list[torch.Tensor]", trainer.predict(model, batches)))
+    predicted = logits.argmax(dim=1).cpu().numpy()
+    labels = torch.cat([batch[1] for batch in batches]).numpy()
+    labels = labels[: len(predicted)]  # fewer with trainer.limit_predict_batches
+    confusion = np.zeros((CLASSES, CLASSES), dtype=int)
+    np.add.at(confusion, (labels, predicted), 1)
+    return Measured(int(np.trace(confusion)), len(labels), confusion.tolist())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result of a run; errors, bias and variance in percent, accuracies in [0, 1].
+
+    Bias and variance as in the lecture ("Bias and variance"): avoidable bias = train error - human
+    error, variance = dev error - train error. `test_*` is None where the test set was not read.
+    """
+
+    name: str
+    implementation: str
+    seed: int | None
+    epochs: int
+    seconds: float
+    train_error: float
+    dev_error: float
+    human_error: float
+    avoidable_bias: float
+    variance: float
+    dev_accuracy: float
+    test_accuracy: float | None
+    test_wrong: int | None
+    test_total: int | None
+    checkpoint: str
+    files: list[str]
+
+    def save(self, path: Path) -> Path:
+        """Write JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        return path
+
+
+def summarize(
+    trainer: Trainer,
+    model: Classifier,
+    data: DigitsDataModule,
+    *,
+    folder: Path,
+    name: str,
+    seed: int | None,
+    seconds: float,
+    read_test: bool = True,
+) -> Summary:
+    """Measure the best checkpoint on train, dev and (once) test, draw and write everything.
+
+    Args:
+        trainer: the trainer of the fit.
+        model: the trained module; it gets the weights of the best checkpoint.
+        data: the digits.
+        folder: of the run; gets summary.json and the confusion matrices.
+        name: of the configuration.
+        seed: of the run.
+        seconds: that the fit took.
+        read_test: False leaves the test set alone, for tuning.
+
+    Returns:
+        The summary.
+    """
+    checkpoint = str(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+    epochs = trainer.current_epoch
+    if checkpoint:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        model.load_state_dict(saved["state_dict"])
+    parts: list[Part] = ["train", "dev"]
+    if read_test and data.fractions["test"] > 0:
+        parts.append("test")
+    found = {part: measure(trainer, model, data.ordered(part)) for part in parts}
+    for part in parts[1:]:
+        plots.confusion_matrix(
+            np.array(found[part].confusion),
+            folder / f"confusion_{part}.png",
+            title=f"{name}: best checkpoint on the {part} set",
+        )
+    test = found.get("test")
+    train_error, dev_error = found["train"].error, found["dev"].error
+    summary = Summary(
+        name=name,
+        implementation=model.implementation,
+        seed=seed,
+        epochs=epochs,
+        seconds=round(seconds, 2),
+        train_error=train_error,
+        dev_error=dev_error,
+        human_error=HUMAN_ERROR,
+        avoidable_bias=train_error - HUMAN_ERROR,
+        variance=dev_error - train_error,
+        dev_accuracy=found["dev"].accuracy,
+        test_accuracy=test.accuracy if test else None,
+        test_wrong=test.total - test.right if test else None,
+        test_total=test.total if test else None,
+        checkpoint=checkpoint,
+        files=sorted(str(f) for f in folder.iterdir() if f.suffix in (".csv", ".png", ".yaml")),
+    )
+    summary.save(folder / "summary.json")
+    return summary
+
+
+def show(summary: Summary, command: str) -> None:
+    """Print a table, the files and the next commands.
+
+    Args:
+        summary: of a run.
+        command: what starts this program, such as "python -m lightning_modules".
+    """
+    # Paths and commands are printed plainly, never wrapped: they are there to be copied.
+    console = Console(soft_wrap=True, highlight=False)
+    table = Table(title=f"{summary.name} on {summary.implementation}, best epoch by the dev set")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    rows: list[tuple[str, float | None]] = [
+        ("dev accuracy", 100 * summary.dev_accuracy),
+        ("test accuracy", None if summary.test_accuracy is None else 100 * summary.test_accuracy),
+        ("train error", summary.train_error),
+        ("dev error", summary.dev_error),
+        ("human error (assumed)", summary.human_error),
+        ("avoidable bias = train - human", summary.avoidable_bias),
+        ("variance = dev - train", summary.variance),
+    ]
+    for label, percent in rows:
+        table.add_row(label, "not read" if percent is None else f"{percent:.2f} %")
+    table.add_row("epochs", str(summary.epochs))
+    table.add_row("wall time", f"{summary.seconds:.1f} s")
+    console.print(table)
+    print("checkpoint  " + (summary.checkpoint or "none"))
+    for file in summary.files:
+        print("            " + file)
+    print("\nnext:")
+    for line in next_commands(summary, command):
+        print("  " + line)
+
+
+def next_commands(summary: Summary, command: str) -> list[str]:
+    """Return commands that can be pasted into a shell.
+
+    Example:
+        >>> import dataclasses
+        >>> fields = {field.name: None for field in dataclasses.fields(Summary)}
+        >>> run = Summary(**{**fields, "name": "mlp", "checkpoint": "runs/mlp/best.ckpt"})
+        >>> next_commands(run, "python -m lightning_modules")[1]
+        'python -m lightning_modules test --ckpt_path runs/mlp/best.ckpt'
+    """
+    lines = []
+    if summary.checkpoint:
+        path = shlex.quote(summary.checkpoint)
+        lines += [f"{command} {verb} --ckpt_path {path}" for verb in ("validate", "test")]
+    other = "mlp" if summary.name == "conv" else "conv"
+    lines.append(f"{command} fit --config {other}")
+    python = command.split(" ")[0]
+    return [*lines, f"{python} -m verification"]

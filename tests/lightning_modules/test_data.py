@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from lightning_modules import DigitsDataModule
+from lightning_modules.data import Part, split
+
+PARTS: tuple[Part, ...] = ("train", "dev", "test")
+
+
+def labels_of(data: DigitsDataModule, part: Part) -> torch.Tensor:
+    return data.dataset(part).tensors[1]
+
+
+def epoch(data: DigitsDataModule) -> torch.Tensor:
+    return torch.cat([x for x, _ in data.train_dataloader()])
+
+
+def test_rows_are_disjoint_and_cover_the_data() -> None:
+    labels = load_digits().target
+    rows = split(labels, {"train": 0.7, "dev": 0.15, "test": 0.15}, seed=3)
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(1797))
+
+
+def test_every_set_has_the_classes_in_the_same_shares() -> None:
+    data = DigitsDataModule()
+    whole = np.bincount(load_digits().target) / 1797
+    for part in PARTS:
+        labels = labels_of(data, part)
+        shares = torch.bincount(labels, minlength=10).numpy() / len(labels)
+        assert np.abs(shares - whole).max() < 1 / len(labels) + 0.002
+
+
+def test_statistics_come_from_the_training_set_alone() -> None:
+    data = DigitsDataModule()
+    train = data.dataset("train").tensors[0].double().flatten(1)
+    varying = train.std(0) > 0
+    # float32 pixels of 1257 images: the mean is right to about eps * sqrt(1257).
+    assert train.mean(0).abs().max() < 1e-5
+    assert (train.std(0, correction=0)[varying] - 1).abs().max() < 1e-5
+    dev = data.dataset("dev").tensors[0].double().flatten(1)
+    assert dev.mean(0).abs().max() > 0.01  # standardized by its own it would be 0
+    pixels, _ = load_digits(return_X_y=True)
+    constant = np.flatnonzero(~varying.numpy())
+    assert constant.size > 0
+    assert torch.isfinite(dev).all()
+    assert set(np.unique(dev[:, constant].numpy())) <= set(np.unique(pixels[:, constant]))
+
+
+def test_same_seed_same_split_and_order() -> None:
+    one, two, other = DigitsDataModule(seed=1), DigitsDataModule(seed=1), DigitsDataModule(seed=2)
+    assert torch.equal(epoch(one), epoch(two))
+    assert torch.equal(epoch(one), epoch(two))  # the second epoch too
+    assert not torch.equal(labels_of(one, "test"), labels_of(other, "test"))
+
+
+def test_order_changes_each_epoch_and_ignores_the_global_generator() -> None:
+    one, two = DigitsDataModule(), DigitsDataModule()
+    torch.manual_seed(0)
+    first, second = epoch(one), epoch(one)
+    torch.manual_seed(1)
+    torch.rand(100)
+    assert torch.equal(first, epoch(two))
+    state = torch.get_rng_state()
+    assert torch.equal(second, epoch(two))
+    assert not torch.equal(first, second)
+    # DataLoader itself draws one base seed from the generator that it was given.
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_state_continues_the_order() -> None:
+    one, two = DigitsDataModule(), DigitsDataModule()
+    epoch(one)
+    two.load_state_dict(one.state_dict())
+    assert torch.equal(epoch(one), epoch(two))
+
+
+def test_checkpoint_of_another_split_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'seed': 1.*'seed': 0.*data\.seed"):
+        DigitsDataModule().load_state_dict(DigitsDataModule(seed=1).state_dict())
+
+
+@pytest.mark.parametrize(("size", "batches", "examples"), [(64, 20, 1257), (8, 157, 1256)])
+def test_only_a_last_batch_of_one_is_left_out(size: int, batches: int, examples: int) -> None:
+    assert 1257 % 8 == 1
+    sizes = [len(y) for _, y in DigitsDataModule(batch_size=size).train_dataloader()]
+    assert (len(sizes), sum(sizes)) == (batches, examples)
+    assert min(sizes) > 1
+
+
+def test_whoever_is_left_out_changes_and_dev_is_whole() -> None:
+    data = DigitsDataModule(batch_size=8)
+    everyone = {tuple(x.flatten().tolist()) for x in data.dataset("train").tensors[0]}
+    missing = [everyone - {tuple(x.flatten().tolist()) for x in epoch(data)} for _ in range(3)]
+    assert all(len(m) == 1 for m in missing)
+    assert any(a != b for a, b in itertools.pairwise(missing))
+    assert sum(len(y) for _, y in DigitsDataModule(batch_size=269).val_dataloader()) == 270
+
+
+def test_test_set_may_be_absent() -> None:
+    data = DigitsDataModule(train=0.85, test=0)
+    data.setup()
+    with pytest.raises(ValueError, match="no test set: test=0"):
+        data.dataset("test")
+    assert len(data.dataset("train")) + len(data.dataset("dev")) == 1797
+
+
+def test_part_of_the_data_may_be_left_aside() -> None:
+    data = DigitsDataModule(train=0.2, dev=0.1, test=0.1)
+    assert [len(data.dataset(part)) for part in PARTS] == [359, 180, 180]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"train": 1.5}, r"train must be a fraction in \[0, 1\], got 1.5"),
+        ({"dev": -0.1}, r"dev must be a fraction in \[0, 1\], got -0.1"),
+        ({"dev": 0}, "dev must not be 0"),
+        ({"train": 0.9}, r"at most 1, got train=0.9 \+ dev=0.15 \+ test=0.15"),
+    ],
+)
+def test_errors_name_argument_and_value(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DigitsDataModule(**options)  # type: ignore[arg-type]
+
+
+def test_too_small_a_set_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"dev=0\.001 leaves 2 of 1797 examples: .* 10 classes"):
+        DigitsDataModule(dev=0.001).setup()
