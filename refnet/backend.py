@@ -7,6 +7,8 @@ there are none to read (under `torch.compile`, `torch.func`, fake tensors).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -49,27 +51,41 @@ def has_readable_values(tensor: Tensor) -> bool:
     )
 
 
-def autocast(
-    input: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Cast the operands of a matmul to autocast's dtype where it is on, as torch does.
+# Ops that torch computes in float32 under autocast, by device; a matmul goes the other way.
+_FLOAT32 = {
+    "cpu": ("cross_entropy",),
+    "cuda": ("cross_entropy", "softmax", "log_softmax"),
+}
+_CAST = (torch.float32, torch.float16, torch.bfloat16)  # float64 stays
 
-    float64 and non-float tensors stay as they are, and so does everything outside `torch.autocast`.
+
+def autocast(op: str, *tensors: Tensor | None) -> tuple[Any, ...]:
+    """Cast the tensors of an op to the dtype that torch gives it under `torch.autocast`.
+
+    Args:
+        op: name of the op in `refnet.functional`.
+        tensors: its tensors, the input first; None stays.
+
+    Returns:
+        The tensors; outside autocast, or for an op that follows its input, as they are.
 
     Example:
         >>> import torch
         >>> x, w = torch.zeros(2, 3), torch.zeros(4, 3)
         >>> with torch.autocast("cpu", dtype=torch.bfloat16):
-        ...     autocast(x, w, None)[0].dtype
-        torch.bfloat16
+        ...     [t.dtype for t in autocast("linear", x, w)]
+        [torch.bfloat16, torch.bfloat16]
     """
-    device = input.device.type
+    first = tensors[0]
+    if not isinstance(first, Tensor):
+        return tensors
+    device = first.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return input, weight, bias
-    dtype = torch.get_autocast_dtype(device)
-    lower = (torch.float32, torch.float16, torch.bfloat16)
-
-    def cast(tensor: Tensor) -> Tensor:
-        return tensor.to(dtype) if tensor.dtype in lower else tensor
-
-    return cast(input), cast(weight), None if bias is None else cast(bias)
+        return tensors
+    if op == "linear":
+        dtype = torch.get_autocast_dtype(device)
+    elif op in _FLOAT32.get(device, ()):
+        dtype = torch.float32
+    else:
+        return tensors
+    return tuple(t.to(dtype) if t is not None and t.dtype in _CAST else t for t in tensors)

@@ -277,10 +277,29 @@ def test_integers_become_floats_in_sigmoid_and_tanh() -> None:
     assert torch.equal(functional.relu(z), F.relu(z))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_dtypes_of_linear(dtype: torch.dtype) -> None:
-    x, w, b = torch.randn(4, 3), torch.randn(2, 3), torch.randn(2)
-    with torch.autocast("cpu", dtype=dtype):
-        ours, theirs = (f.linear(x, w, b) for f in (functional, F))
-    assert ours.dtype == theirs.dtype == dtype
-    torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+AUTOCAST = {
+    "linear": lambda f, x: f.linear(x, torch.ones(2, 3), torch.ones(2)),
+    "cross_entropy": lambda f, x: f.cross_entropy(x, torch.tensor([0, 1, 2, 1]), torch.ones(3)),
+    "cross_entropy of probabilities": lambda f, x: f.cross_entropy(x, torch.ones_like(x) / 3),
+    "softmax": lambda f, x: f.softmax(x, 1),
+    "log_softmax": lambda f, x: f.log_softmax(x, 1),
+    "batch_norm": lambda f, x: f.batch_norm(x, torch.zeros(3), torch.ones(3), training=True),
+    "dropout": lambda f, x: f.dropout(x, 1.0),
+    "sigmoid": lambda f, x: f.sigmoid(x),
+}
+
+
+@pytest.mark.parametrize("name", AUTOCAST)
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
+def test_autocast_dtypes(name: str, given: torch.dtype, lower: torch.dtype) -> None:
+    results = []
+    for namespace in (functional, F):
+        x = torch.linspace(-1, 1, 12).reshape(4, 3).to(given).requires_grad_()
+        with torch.autocast("cpu", dtype=lower):
+            y = AUTOCAST[name](namespace, x)
+        y.sum().backward()
+        results.append((y, x.grad))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)

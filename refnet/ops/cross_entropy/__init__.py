@@ -107,6 +107,7 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
+    input, target, weight = backend.autocast("cross_entropy", input, target, weight)
     options = Options(ignore_index, label_smoothing, reduction)
     _check(input, target, weight, options)
     if input.dim() == 1 and target.dim() == 1 and target.shape != input.shape:

@@ -61,7 +61,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Source: lecture, notation z = W a + b and "Calculate gradient with batch norm"; the lecture has
     examples in columns, torch and this function in rows.
     """
-    input, weight, bias = backend.autocast(input, weight, bias)
+    input, weight, bias = backend.autocast("linear", input, weight, bias)
     _check(input, weight, bias)
     if backend.forward_mode():
         return reference.forward(input, weight, bias)

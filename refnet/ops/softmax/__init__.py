@@ -152,7 +152,7 @@ def _resolve(
         )
     if dtype is None:
         require_float(name, input)
-        dtype = input.dtype
+        dtype = backend.autocast(name, input)[0].dtype
     elif not dtype.is_floating_point:
         raise NotImplementedError(f"{name}: dtype must be floating-point, but got {dtype}")
     return dim, dtype

@@ -1,0 +1,64 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_modules.cli import main
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+COMMANDS = re.findall(r"^python -m lightning_modules (fit .*?)(?: +#.*)?$", README, re.MULTILINE)
+
+
+def test_the_module_trains() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    namespace: dict[str, type[pl.LightningModule]] = {}
+    exec(code, namespace)
+    data = TensorDataset(torch.randn(64, 8, 8), torch.arange(64) % 10)
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    model = namespace["Net"]()
+    before = model.net[0].weight.detach().clone()
+    trainer.fit(model, DataLoader(data, batch_size=16))
+    assert not torch.equal(before, model.net[0].weight)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "--help" not in c])
+def test_the_training_commands_are_understood(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*shlex.split(command), "--print_config"])
+    assert stopped.value.code == 0
+    assert "class_path: lightning_modules" in capsys.readouterr().out
+
+
+def test_there_are_training_commands() -> None:
+    assert len(COMMANDS) >= 5
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_make_targets_exist(document: Path) -> None:
+    text = document.read_text()
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / target).is_file(), target
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:^|`)(?:time )?make ([a-z-]+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for script in re.findall(r"(?:scripts|refnet|verification|tests)/[\w/]+\.\w+", text):
+        assert (ROOT / script).is_file(), script
