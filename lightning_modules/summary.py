@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning import Trainer
 from rich.console import Console
 from rich.table import Table
+from sklearn.metrics import confusion_matrix
 from torch.utils.data import DataLoader
 
 from lightning_modules import plots
@@ -58,8 +59,7 @@ def measure(
     predicted = logits.argmax(dim=1).cpu().numpy()
     labels = torch.cat([batch[1] for batch in batches]).numpy()
     labels = labels[: len(predicted)]  # fewer with trainer.limit_predict_batches
-    confusion = np.zeros((CLASSES, CLASSES), dtype=int)
-    np.add.at(confusion, (labels, predicted), 1)
+    confusion = confusion_matrix(labels, predicted, labels=range(CLASSES))
     return Measured(int(np.trace(confusion)), len(labels), confusion.tolist())
 
 
