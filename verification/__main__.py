@@ -31,19 +31,21 @@ def main(arguments: list[str] | None = None) -> int:
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError) as error:
         return _usage(f"--device {options.device}: {str(error).splitlines()[0]}")
-    if options.json.is_dir():
-        return _usage(f"--json {options.json}: is a folder, expected a file")
+    if options.threads < 1:
+        return _usage(f"--threads must be at least 1, got {options.threads}")
+    try:  # before the work, which would be lost
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.open("a").close()
+    except OSError as error:
+        return _usage(f"--json {options.json}: {error.strerror} ({error.filename})")
 
+    torch.set_num_threads(options.threads)
     chosen = [available[name] for name in options.names or available]
     report = Report(_run(chosen))
     # No narrower than the table needs when the output goes to a file.
     console = Console(width=None if sys.stdout.isatty() else 160)
     report.print(console, failures_only=options.failures)
-    try:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(report.to_json())
-    except OSError as error:
-        return _usage(f"--json {options.json}: {error.strerror}")
+    options.json.write_text(report.to_json(), encoding="utf-8")
     console.print(f"JSON: {options.json}", markup=False)
     return 0 if report.passed else 1
 
@@ -73,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list the parts and stop")
     parser.add_argument("--quick", action="store_true", help="fewer seeds, shorter training runs")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="on the CPU; the tensors are small (default: 1)"
+    )
     parser.add_argument("--failures", action="store_true", help="print the failing rows only")
     parser.add_argument(
         "--json", type=Path, default=Path("results/verification.json"), metavar="FILE",

@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from verification.report import ANOTHER, AS_GOOD, NULL, Row
+from verification.report import ANOTHER, AS_GOOD, INCONCLUSIVE, NULL, Row
 
 LOSS, WEIGHT = 1e-10, 1e-8
 TIMES = 10  # the distance of the perturbed run
+NOISE = 1.0  # a bound as large as the values lets everything pass
 ROUNDING = 1e-12  # of the largest gradient: what is below is rounding
 
 Floats = npt.NDArray[np.float64]
@@ -91,16 +92,23 @@ def compare(
 def _losses(
     subject: str, case: str, candidate: Recording, builtin: Recording, perturbed: Recording
 ) -> Row:
-    scale = np.abs(builtin.losses)
-    error = np.abs(candidate.losses - builtin.losses) / scale
-    response = np.maximum.accumulate(np.abs(perturbed.losses - builtin.losses) / scale)
+    scale = np.where(builtin.losses == 0, 1, np.abs(builtin.losses))
+    error = _distance(candidate.losses, builtin.losses, scale)
+    response = np.maximum.accumulate(_distance(perturbed.losses, builtin.losses, scale))
     bound = np.maximum(LOSS, TIMES * response)
-    error = np.where(np.isfinite(error), error, np.inf)
-    worst = int(np.argmax(error / bound))
+    wrong = (error > bound) | (bound >= NOISE)
+    step = int(np.argmax(wrong if wrong.any() else error / bound))
+    note = f"{'first' if wrong.any() else 'worst'} at step {step}"
     return _row(
-        subject, case, f"loss, {len(error)} steps", error[worst], response[worst], LOSS,
-        f"worst at step {worst}",
+        subject, case, f"loss, {len(error)} steps", error[step], response[step], LOSS, note
     )  # fmt: skip
+
+
+def _distance(values: Floats, reference: Floats, scale: npt.ArrayLike) -> Floats:
+    """Return |values − reference| / scale, infinite where it isn't a number."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.abs(values - reference) / scale
+    return np.where(np.isfinite(gap), gap, np.inf)
 
 
 def _tensor(
@@ -119,8 +127,7 @@ def _tensor(
         return [_row(subject, case, name, float(not np.array_equal(ours, theirs)), 0.0, WEIGHT)]
     null = _null(builtin, name)
     scale = np.abs(theirs).max(initial=0) or 1.0
-    gap, response = (np.abs(other - theirs) / scale for other in (ours, moved))
-    gap = np.where(np.isfinite(gap), gap, np.inf)
+    gap, response = (_distance(other, theirs, scale) for other in (ours, moved))
     rows = []
     if not null.all():
         rows.append(
@@ -136,7 +143,7 @@ def _tensor(
 
 def _null(run: Recording, name: str) -> npt.NDArray[np.bool_]:
     """Which elements of a parameter had gradients of rounding alone, and not exact zeros."""
-    largest = max(g.max(initial=0) for g in run.gradients.values())
+    largest = max((g.max(initial=0) for g in run.gradients.values()), default=0)
     own = run.gradients.get(name)
     if own is None:  # a buffer
         return np.zeros(run.state[name].shape, dtype=bool)
@@ -150,6 +157,6 @@ def _row(
 ) -> Row:  # fmt: skip
     bound = max(floor, TIMES * float(response))
     rule = f"{floor:.0e}" if bound == floor else f"{TIMES}·(1 ulp run)"
-    verdict = AS_GOOD if error <= bound else ANOTHER
+    verdict = INCONCLUSIVE if bound >= NOISE else AS_GOOD if error <= bound else ANOTHER
     return Row(subject, case, quantity, "float64", float(error), float(response), bound, rule,
                verdict, note)  # fmt: skip

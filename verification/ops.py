@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from verification.cases import Arrays, Case, OpTable
@@ -15,7 +14,6 @@ from verification.oracles import Result
 from verification.report import ANOTHER, Row
 from verification.tolerance import Judgement, Sample, same_algorithm, same_bits, same_precision
 
-Values = dict[str, npt.NDArray[np.floating]]
 DRAWS = 3  # of ±1 ulp, for the oracle's response
 
 
@@ -101,7 +99,7 @@ def _samples(
     arrays = {name: round_to(value, dtype) for name, value in case.draw(rng).items()}
     options = dict(case.options)
     tensors = table.complete(_tensors(arrays, dtype, device), options)
-    arrays = {**arrays, **{n: _array(t) for n, t in tensors.items() if n not in arrays}}
+    arrays = {**arrays, **{n: to_numpy(t) for n, t in tensors.items() if n not in arrays}}
 
     expected = table.oracle(**arrays, **options)
     responses = [
@@ -110,10 +108,14 @@ def _samples(
     ]
     builtin = _run(table, table.builtin, tensors, options)
     ours = _run(table, candidate, tensors, options)
+    for quantity, value in builtin.items():
+        if ours[quantity].dtype != value.dtype:
+            kinds = f"{_short(ours[quantity].dtype)}, the builtin's is {_short(value.dtype)}"
+            raise TypeError(f"{quantity} is {kinds}")
     return {
         quantity: Sample(
-            candidate=ours[quantity],
-            builtin=builtin[quantity],
+            candidate=to_numpy(ours[quantity]),
+            builtin=to_numpy(builtin[quantity]),
             oracle=value,
             responses=[response.values[quantity] for response in responses],
             scale=expected.scales.get(quantity),
@@ -129,37 +131,36 @@ def _wanted(expected: Result, table: OpTable) -> dict[str, Any]:
 
 def _run(
     table: OpTable, function: Callable[..., Any], tensors: Arrays, options: dict[str, Any]
-) -> Values:
+) -> dict[str, torch.Tensor]:
     """Call a party on copies; return its output, gradients and buffers.
 
     Raises:
-        RuntimeError: it changed an argument that is no buffer.
+        RuntimeError: it changed an argument that is no buffer, or the cotangent.
     """
     copies: Arrays = {name: None if t is None else t.clone() for name, t in tensors.items()}
-    cotangent = copies.pop("cotangent")
+    arguments = {name: copy for name, copy in copies.items() if name != "cotangent"}
     inputs = {
         name: copies[name].requires_grad_()
         for name in table.differentiable
         if copies[name] is not None and copies[name].is_floating_point()
     }
-    output = function(**copies, **options)
-    gradients = torch.autograd.grad(output, list(inputs.values()), cotangent)
+    output = function(**arguments, **options)
+    gradients = torch.autograd.grad(output, list(inputs.values()), copies["cotangent"])
     for name, copy in copies.items():
         if name not in table.buffers and not _equal(copy, tensors[name]):
             raise RuntimeError(f"the argument {name!r} was changed")
     values = {"output": output}
     values |= {f"grad {name}": g for name, g in zip(inputs, gradients, strict=True)}
-    values |= {name: copies[name] for name in table.buffers if copies[name] is not None}
-    return {name: _array(value) for name, value in values.items()}
+    return values | {name: copies[name] for name in table.buffers if copies[name] is not None}
 
 
 def _equal(a: Any, b: Any) -> bool:
-    return (a is None and b is None) or np.array_equal(_array(a), _array(b), equal_nan=True)
+    return (a is None and b is None) or np.array_equal(to_numpy(a), to_numpy(b), equal_nan=True)
 
 
 def round_to(value: Any, dtype: torch.dtype) -> Any:
     """Round floats to the tested dtype, in a float64 array; leave integers and None."""
-    if value is None or value.dtype.kind != "f":
+    if value is None or value.dtype.kind != "f" or dtype == torch.float64:
         return value
     return torch.tensor(value).to(dtype).to(torch.float64).numpy()
 
@@ -183,9 +184,10 @@ def nudge(value: Any, dtype: torch.dtype, rng: np.random.Generator) -> Any:
     return value + ulp * rng.choice([-1.0, 1.0], value.shape)
 
 
-def _array(tensor: Any) -> Any:
-    if tensor is None or isinstance(tensor, np.ndarray):
-        return tensor
+def to_numpy(tensor: Any) -> Any:
+    """Return a tensor's values as a new array, of float32 where NumPy lacks the dtype."""
+    if tensor is None:
+        return None
     tensor = tensor.detach().cpu()
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from verification.cases.optimizers import GRADIENT_SCALES, OptimizerTable, Options
-from verification.ops import nudge, round_to
+from verification.ops import nudge, round_to, to_numpy
 from verification.oracles import exact
 from verification.report import ANOTHER, Row
 from verification.tolerance import Sample, same_algorithm, same_precision
@@ -82,29 +83,46 @@ def _verify(
     samples: dict[tuple[str, float], list[Sample]] = {}
     for seed in range(seeds):
         rng = np.random.default_rng([seed, zlib.crc32(f"{table.name} {case}".encode())])
-        params = [round_to(rng.standard_normal(SHAPE), dtype) for _ in GRADIENT_SCALES]
-        grads = [_gradients(rng, scale, steps, dtype) for scale in GRADIENT_SCALES]
-        builtin = _run(table.builtin, options, params, grads, dtype, device)
         try:
-            ours = _run(candidate, options, params, grads, dtype, device)
-            _require_same_state(table, ours, builtin)
+            drawn = _samples(table, options, candidate, dtype, rng, steps, device)
         except Exception as error:  # a candidate that crashes gets a row
             nan, note = float("nan"), f"{type(error).__name__}: {error}".splitlines()[0]
             return [Row(table.name, case, "-", short, nan, nan, nan, "runs", ANOTHER, note)]
-        for i, scale in enumerate(GRADIENT_SCALES):
-            oracle = table.oracle(params[i], grads[i], **options)
-            responses = _responses(table, options, params[i], grads[i], dtype, rng)
-            for quantity in oracle[-1]:
-                known = builtin is not None and quantity not in table.own_state
-                sample = Sample(
-                    candidate=_column(ours[i], quantity),
-                    builtin=_column(builtin[i], quantity) if known else None,
-                    oracle=_column(oracle, quantity),
-                    responses=[_column(response, quantity) for response in responses],
-                    independent=params[i].size,
-                )
-                samples.setdefault((quantity, scale), []).append(sample)
+        for key, sample in drawn.items():
+            samples.setdefault(key, []).append(sample)
     return _worst(table, case, dtype, samples)
+
+
+@np.errstate(all="ignore")  # NaN and ∞ are among the values
+def _samples(
+    table: OptimizerTable,
+    options: Options,
+    candidate: Callable[..., Any],
+    dtype: torch.dtype,
+    rng: np.random.Generator,
+    steps: int,
+    device: torch.device,
+) -> dict[tuple[str, float], Sample]:
+    """Draw parameters and gradients once and run the three parties on them."""
+    params = [round_to(rng.standard_normal(SHAPE), dtype) for _ in GRADIENT_SCALES]
+    grads = [_gradients(rng, scale, steps, dtype) for scale in GRADIENT_SCALES]
+    builtin = _run(table.builtin, options, params, grads, dtype, device)
+    ours = _run(candidate, options, params, grads, dtype, device)
+    _require_same_state(table, ours, builtin)
+    samples = {}
+    for i, scale in enumerate(GRADIENT_SCALES):
+        oracle = table.oracle(params[i], grads[i], **options)
+        responses = _responses(table, options, params[i], grads[i], dtype, rng)
+        for quantity in oracle[-1]:
+            known = builtin is not None and quantity not in table.own_state
+            samples[quantity, scale] = Sample(
+                candidate=_values(ours[i], quantity),
+                builtin=_values(builtin[i], quantity) if known else None,
+                oracle=_column(oracle, quantity),
+                responses=[_column(response, quantity) for response in responses],
+                independent=params[i].size,
+            )
+    return samples
 
 
 def _responses(
@@ -170,7 +188,11 @@ def _run(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Any:
-    """Run all tensors in one optimizer; return each tensor's trajectory, None without optimizer."""
+    """Run all tensors in one optimizer; return each tensor's trajectory, None without optimizer.
+
+    Raises:
+        RuntimeError: it changed a gradient.
+    """
     weights = [torch.nn.Parameter(torch.tensor(p, dtype=dtype, device=device)) for p in params]
     optimizer = make(list(weights), **options)
     if optimizer is None:
@@ -183,27 +205,34 @@ def _run(
                 weight.grad = None if g is None else torch.tensor(g, dtype=dtype, device=device)
             else:  # in place: a state that is the gradient itself shows
                 weight.grad.copy_(torch.from_numpy(g))
+        sent = [None if w.grad is None else w.grad.clone() for w in weights]
         optimizer.step()
-        for weight, steps in zip(weights, found, strict=True):
+        for weight, g, steps in zip(weights, sent, found, strict=True):
+            if g is not None and (weight.grad is None or not torch.equal(g, weight.grad)):
+                raise RuntimeError("a gradient was changed")
             entry = {"entry": True} if weight in optimizer.state else {}
             kept = {"param": weight, **entry, **optimizer.state.get(weight, {})}
-            steps.append({n: _array(value) for n, value in kept.items() if value is not None})
+            steps.append(
+                {n: torch.as_tensor(v).detach().clone() for n, v in kept.items() if v is not None}
+            )
     return found
 
 
-def _array(value: Any) -> Any:
-    return torch.as_tensor(value).detach().cpu().numpy().copy()
-
-
 def _require_same_state(table: OptimizerTable, ours: Any, builtin: Any) -> None:
-    """Raise a ValueError if the candidate keeps state under other names than the builtin."""
+    """Raise a ValueError if the candidate keeps other state than the builtin: names, dtypes."""
     if ours is None:
         raise ValueError("expected an optimizer, but got None")
     if builtin is None:
         return
-    have, want = set(ours[0][-1]), set(builtin[0][-1]) | set(table.own_state)
-    if have != want:
-        raise ValueError(f"state {sorted(have)}, but the builtin's is {sorted(want)}")
+    for step, expected in zip(chain(*ours), chain(*builtin), strict=True):
+        have = {n: str(t.dtype) for n, t in step.items() if n not in table.own_state}
+        want = {n: str(t.dtype) for n, t in expected.items()}
+        if have != want:
+            raise ValueError(f"state {have}, but the builtin's is {want}")
+
+
+def _values(steps: Steps, quantity: str) -> Any:
+    return to_numpy(torch.stack([step[quantity] for step in steps]))
 
 
 def _column(steps: Steps, quantity: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 BETTER, AS_GOOD = "better", "as good"
@@ -144,8 +145,8 @@ def _table(rows: Iterable[Row]) -> Table:
         numbers = (_number(row.error), _number(row.builtin_error), _number(row.bound))
         verdict = f"{row.verdict} {row.note}".strip()
         table.add_row(
-            f"{row.subject}: {row.case}", row.quantity, row.dtype, *numbers, row.rule, verdict,
-            style=None if row.passed else "bold red",
+            escape(f"{row.subject}: {row.case}"), escape(row.quantity), row.dtype, *numbers,
+            row.rule, escape(verdict), style=None if row.passed else "bold red",
         )  # fmt: skip
     return table
 

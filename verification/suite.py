@@ -15,7 +15,7 @@ from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
 from verification.ops import verify_op
 from verification.optimizers import verify_optimizer
-from verification.report import ANOTHER, Row
+from verification.report import ANOTHER, INCONCLUSIVE, Row
 
 GROUP = "refnet.verification"
 Rows = Iterator[list[Row]]
@@ -57,7 +57,8 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
             Part(op.name, len(op.cases), _later(verify_op, op, seeds=seeds, device=device))
         )
     for optimizer in optimizer_tables().values():
-        run = _later(verify_optimizer, optimizer, seeds=3 if quick else 5, device=device)
+        size = {"seeds": 3, "steps": 12} if quick else {"seeds": 5}
+        run = _later(verify_optimizer, optimizer, **size, device=device)
         found.append(Part(optimizer.name, len(optimizer.options), run))
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         found.append(Part(entry.name, 0, _registered(entry, quick=quick, device=device)))
@@ -65,7 +66,7 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
 
 
 def run(chosen: Iterable[Part], advance: Callable[[Part], None] = lambda part: None) -> list[Row]:
-    """Run parts and return their rows; a part that crashes gives a row and not a crash.
+    """Run parts and return their rows; one that crashes or has no rows gives a failing row.
 
     Args:
         chosen: the parts.
@@ -73,14 +74,22 @@ def run(chosen: Iterable[Part], advance: Callable[[Part], None] = lambda part: N
     """
     rows: list[Row] = []
     for part in chosen:
+        before = len(rows)
         try:
             for case in part.run():
                 rows += case
                 advance(part)
-        except Exception as error:
-            nan, note = float("nan"), f"{type(error).__name__}: {error}".splitlines()[0]
-            rows.append(Row(part.name, "-", "-", "-", nan, nan, nan, "runs", ANOTHER, note))
+        except (Exception, SystemExit) as error:  # a command line in it may exit
+            note = f"{type(error).__name__}: {error}".splitlines()[0]
+            rows.append(_failure(part, ANOTHER, note))
+        if len(rows) == before:
+            rows.append(_failure(part, INCONCLUSIVE, "nothing was checked"))
     return rows
+
+
+def _failure(part: Part, verdict: str, note: str) -> Row:
+    nan = float("nan")
+    return Row(part.name, "-", "-", "-", nan, nan, nan, "runs", verdict, note)
 
 
 def _later(verify: Callable[..., Rows], table: object, **options: object) -> Callable[[], Rows]:

@@ -1,0 +1,333 @@
+"""The ops' runner: right candidates pass, wrong ones fail, and none of them crashes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from verification.cases import OpTable, op_tables
+from verification.ops import nudge, round_to, to_numpy, verify_op
+from verification.report import Report, Row, collect
+
+TABLES = op_tables()
+F32, F64 = torch.float32, torch.float64
+Op = Callable[..., Any]
+
+
+def dropout(input: Tensor, p: float, *, mask: Tensor) -> Tensor:
+    return input * (mask.to(input.dtype) / (1 - p or 1))
+
+
+BUILTINS: dict[str, Op] = {name: t.builtin for name, t in TABLES.items()} | {"dropout": dropout}
+
+
+def only(table: OpTable, case: str) -> OpTable:
+    return replace(table, cases=tuple(c for c in table.cases if c.name == case))
+
+
+def verify(name: str, candidate: Op, case: str = "", **options: Any) -> list[Row]:
+    table = only(TABLES[name], case) if case else TABLES[name]
+    return collect(verify_op(table, candidate, **{"seeds": 1, **options})).rows
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+@pytest.mark.parametrize("name", TABLES)
+def test_builtins_pass(name: str, seeds: int) -> None:
+    collect(verify_op(TABLES[name], BUILTINS[name], seeds=seeds)).raise_if_failed()
+
+
+@pytest.mark.parametrize("name", ["dropout", "linear", "relu", "tanh"])
+def test_builtins_pass_in_half_precision(name: str) -> None:
+    table = TABLES[name]
+    rows = verify(name, BUILTINS[name], table.cases[0].name, dtypes=[torch.bfloat16])
+    Report(rows).raise_if_failed()
+    assert {row.dtype for row in rows} == {"bfloat16"}
+
+
+def fresh_gradient(scale: float) -> Callable[[Tensor], Tensor]:
+    """Leave the value, multiply the gradient."""
+    return lambda y: y.detach() + scale * (y - y.detach())
+
+
+WRONG: dict[str, Callable[[Tensor], Any]] = {
+    "zeros": lambda y: y * 0,
+    "twice": lambda y: y * 2,
+    "other sign": lambda y: -y,
+    "NaN": lambda y: y * float("nan"),
+    "a little off": lambda y: y * 1.001,
+    "other shape": lambda y: y[None],
+    "rows in another order": lambda y: y.flip(0),
+    "other dtype": lambda y: y.to(F32 if y.dtype == F64 else F64),
+    "no gradient": lambda y: y.detach(),
+    "gradient of zeros": fresh_gradient(0.0),
+    "gradient twice": fresh_gradient(2.0),
+    "gradient with another sign": fresh_gradient(-1.0),
+    "nothing": lambda y: None,
+    "an array": lambda y: y.detach().numpy(),
+}
+
+
+ROWS = {"cross_entropy": "12×5, indices, none"}  # an output that has rows
+
+
+def spoilt(name: str, wrong: str) -> Op:
+    return lambda *args, **options: WRONG[wrong](BUILTINS[name](*args, **options))
+
+
+def identity(input: Tensor, *args: Any, **options: Any) -> Tensor:
+    return input
+
+
+def crash(*args: Any, **options: Any) -> Tensor:
+    raise ValueError("no way\nand a trace")
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", TABLES)
+def test_wrong_candidates_fail(name: str, wrong: str, dtype: torch.dtype) -> None:
+    case = ROWS.get(name, TABLES[name].cases[0].name)
+    rows = verify(name, spoilt(name, wrong), case, dtypes=[dtype])
+    assert not Report(rows).passed
+
+
+@pytest.mark.parametrize("candidate", [identity, crash, lambda: None])
+@pytest.mark.parametrize("name", TABLES)
+def test_another_function_fails_and_every_case_has_its_rows(name: str, candidate: Op) -> None:
+    rows = verify(name, candidate)
+    assert not Report(rows).passed
+    assert {row.case for row in rows} == {case.name for case in TABLES[name].cases}
+    assert {row.dtype for row in rows} == {"float32", "float64"}
+
+
+def test_a_crash_is_a_row_of_one_line() -> None:
+    rows = verify("relu", crash, "easy")
+    assert [(r.dtype, r.verdict, r.rule) for r in rows] == [
+        ("float64", "another function", "runs"),
+        ("float32", "another function", "runs"),
+    ]
+    assert rows[0].note == "ValueError: no way"
+    assert verify("relu", lambda input: input.nonsense, "easy")[0].note.startswith("AttributeError")
+
+
+def test_a_crash_on_one_case_leaves_the_others() -> None:
+    def small_only(input: Tensor) -> Tensor:
+        if input.dim() > 2:
+            raise ValueError("expected a matrix")
+        return functional.tanh(input)
+
+    failed = Report(verify("tanh", small_only)).failures
+    assert {row.case for row in failed} == {"images"}
+
+
+def changing(name: str) -> Op:
+    def candidate(input: Tensor, *args: Any, **options: Any) -> Any:
+        output = BUILTINS[name](input.clone(), *args, **options)
+        with torch.no_grad():
+            input.mul_(2)
+        return output
+
+    return candidate
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_an_input_changed_in_place_fails(name: str) -> None:
+    rows = verify(name, changing(name), TABLES[name].cases[0].name)
+    assert {row.note for row in rows} == {"RuntimeError: the argument 'input' was changed"}
+
+
+def test_another_argument_changed_in_place_fails() -> None:
+    def candidate(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        output = functional.linear(input, weight, bias)
+        bias.data.zero_()
+        return output
+
+    rows = verify("linear", candidate, "easy")
+    assert {row.note for row in rows} == {"RuntimeError: the argument 'bias' was changed"}
+
+
+class _Greedy(torch.autograd.Function):
+    """tanh, with a backward that works on the cotangent in place."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.save_for_backward(input.tanh())
+        return input.tanh()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (output,) = ctx.saved_tensors
+        return grads[0].mul_(1 - output * output)
+
+
+def test_a_cotangent_changed_in_place_fails() -> None:
+    rows = verify("tanh", _Greedy.apply, "easy")
+    assert {row.note for row in rows} == {"RuntimeError: the argument 'cotangent' was changed"}
+
+
+def moving(buffer: str, change: Callable[[Tensor], Any]) -> Op:
+    """The builtin batch norm, and then a change of a running statistic."""
+
+    def candidate(**arguments: Any) -> Tensor:
+        kept = {n: arguments[n].clone() for n in ("running_mean", "running_var")}
+        output = functional.batch_norm(**{**arguments, **kept})
+        arguments["running_mean"].copy_(kept["running_mean"])
+        arguments["running_var"].copy_(kept["running_var"])
+        change(arguments[buffer])
+        return output
+
+    return candidate
+
+
+@pytest.mark.parametrize("case", ["easy", "momentum 0", "eval"])
+@pytest.mark.parametrize("buffer", ["running_mean", "running_var"])
+@pytest.mark.parametrize("change", [lambda t: t.add_(0.1), lambda t: t.fill_(float("nan"))])
+def test_a_wrong_buffer_fails(change: Any, buffer: str, case: str) -> None:
+    failed = Report(verify("batch_norm", moving(buffer, change), case)).failures
+    assert {(row.quantity, row.dtype) for row in failed} == {
+        (buffer, "float32"),
+        (buffer, "float64"),
+    }
+
+
+def test_a_right_buffer_passes() -> None:
+    Report(verify("batch_norm", moving("running_var", lambda t: t), "easy")).raise_if_failed()
+
+
+def test_a_buffer_of_another_dtype_fails() -> None:
+    def change(buffer: Tensor) -> None:
+        buffer.data = buffer.data.to(F32 if buffer.dtype == F64 else F64)
+
+    rows = verify("batch_norm", moving("running_mean", change), "easy")
+    assert {row.note.split(" is ")[0] for row in rows} == {"TypeError: running_mean"}
+
+
+def expected(table: OpTable, arrays: dict[str, Any]) -> set[str]:
+    given = {name for name, value in arrays.items() if value is not None}
+    real = {name for name in given if arrays[name].dtype.kind == "f"}
+    gradients = {f"grad {name}" for name in table.differentiable if name in real}
+    return {"output", *gradients, *(given & set(table.buffers))}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_nothing_is_left_out(name: str) -> None:
+    """Every case has a row for the output, each gradient and each buffer, in both dtypes."""
+    table = TABLES[name]
+    for case, rows in zip(table.cases, verify_op(table, BUILTINS[name], seeds=1), strict=True):
+        wanted = expected(table, case.draw(np.random.default_rng(0)))
+        rules = 2 if table.bitwise else 1
+        for dtype in ("float32", "float64"):
+            found = [row.quantity for row in rows if row.dtype == dtype]
+            assert set(found) == wanted
+            assert len(found) == rules * len(wanted)
+        assert {row.case for row in rows} == {case.name}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_case_names_are_unique(name: str) -> None:
+    names = [case.name for case in TABLES[name].cases]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", ["relu", "dropout"])
+def test_one_wrong_bit_fails_where_bits_are_due(name: str) -> None:
+    def candidate(*args: Any, **options: Any) -> Any:
+        y = BUILTINS[name](*args, **options)
+        return y + (torch.nextafter(y, y + 1) - y).detach()
+
+    rows = verify(name, candidate, TABLES[name].cases[0].name)
+    failed = Report(rows).failures
+    assert {(row.quantity, row.rule) for row in failed} == {("output", "bitwise")}
+    assert {row.dtype for row in failed} == {"float32", "float64"}
+
+
+def test_a_float32_computation_is_not_a_float64_one() -> None:
+    def candidate(input: Tensor) -> Tensor:
+        return functional.tanh(input.float()).to(input.dtype)
+
+    rows = verify("tanh", candidate, "easy")
+    assert {row.dtype for row in Report(rows).failures} == {"float64"}
+
+
+def test_each_dtype_has_its_question() -> None:
+    rules = {(row.dtype, row.rule) for row in verify("sigmoid", functional.sigmoid, "easy")}
+    assert {rule for dtype, rule in rules if dtype == "float64"} == {"1e-11"}
+    assert all("½eps" in rule for dtype, rule in rules if dtype == "float32")
+
+
+def test_a_less_accurate_candidate_is_worse() -> None:
+    def candidate(input: Tensor) -> Tensor:
+        wide = input if input.dtype == F64 else input.bfloat16()
+        return functional.tanh(wide).to(input.dtype)
+
+    rows = verify("tanh", candidate, "easy")
+    assert {row.verdict for row in Report(rows).failures} == {"worse"}
+    assert {row.dtype for row in Report(rows).failures} == {"float32"}
+
+
+def test_a_more_accurate_candidate_is_better() -> None:
+    def candidate(input: Tensor) -> Tensor:
+        return functional.sigmoid(input.double()).to(input.dtype)
+
+    rows = verify("sigmoid", candidate, "easy", dtypes=[F32])
+    assert {row.verdict for row in rows} == {"better"}
+
+
+def test_the_same_run_twice_gives_the_same_rows() -> None:
+    assert verify("tanh", functional.tanh) == verify("tanh", functional.tanh)
+
+
+def test_every_seed_is_a_draw_of_its_own() -> None:
+    seen: list[Tensor] = []
+
+    def candidate(input: Tensor) -> Tensor:
+        seen.append(input.detach())
+        return functional.tanh(input)
+
+    verify("tanh", candidate, "easy", seeds=3, dtypes=[F64])
+    assert len({tuple(t.flatten().tolist()) for t in seen}) == len(seen) == 3
+
+
+@pytest.mark.parametrize("dtype", [F64, F32, torch.bfloat16])
+def test_nudge_moves_by_one_unit_in_the_last_place(dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(0)
+    values = round_to(rng.standard_normal(400) * 10.0 ** rng.uniform(-20, 20, 400), dtype)
+    nudged = nudge(values, dtype, np.random.default_rng(1))
+    start, moved = torch.tensor(values).to(dtype), torch.tensor(nudged).to(dtype)
+    assert (torch.tensor(nudged) == moved.double()).all()
+    ulp = torch.nextafter(start.abs(), torch.tensor(np.inf, dtype=dtype)) - start.abs()
+    steps = (moved - start) / ulp
+    assert set(steps.tolist()) == {-1, 1}
+
+
+@pytest.mark.parametrize("value", [None, np.array([1, 2])])
+def test_nudge_and_round_to_leave_the_rest(value: Any) -> None:
+    assert nudge(value, F32, np.random.default_rng(0)) is value
+    assert round_to(value, F32) is value
+
+
+def test_nudge_leaves_zero_and_infinity() -> None:
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan])
+    np.testing.assert_array_equal(nudge(special, F32, np.random.default_rng(0)), special)
+
+
+def test_round_to_rounds_and_changes_nothing() -> None:
+    values = np.array([0.1, 1.0])
+    assert round_to(values, F32).tolist() == [float(np.float32(0.1)), 1.0]
+    assert round_to(values, F64).tolist() == values.tolist() == [0.1, 1.0]
+
+
+@pytest.mark.parametrize("dtype", [F64, F32, torch.float16, torch.bfloat16, torch.int64])
+def test_to_numpy_copies(dtype: torch.dtype) -> None:
+    tensor = torch.ones(2, dtype=dtype)
+    array = to_numpy(tensor)
+    tensor.zero_()
+    assert array.tolist() == [1, 1]
+    assert to_numpy(None) is None

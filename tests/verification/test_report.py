@@ -1,0 +1,138 @@
+"""Rows and reports: what passes, what is said of what doesn't, and the JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from verification.report import Report, Row, collect
+
+NAN, INF = float("nan"), float("inf")
+GOOD = Row("relu", "easy", "output", "float64", 1e-16, 2e-16, 1e-11, "1e-11", "as good")
+BAD = replace(GOOD, case="offset γ", error=0.5, verdict="another function", note="a note")
+
+
+def printed(report: Report, **options: Any) -> str:
+    console = Console(file=StringIO(), width=200, record=True)
+    report.print(console, **options)
+    return console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "passed"),
+    [
+        ("better", True),
+        ("as good", True),
+        ("null direction", True),
+        ("worse", False),
+        ("another function", False),
+        ("inconclusive", False),
+        ("no such verdict", False),
+    ],
+)
+def test_what_passes(verdict: str, passed: bool) -> None:
+    report = Report([GOOD, replace(GOOD, verdict=verdict)])
+    assert report.rows[1].passed == report.passed == passed
+    assert report.failures == ([] if passed else report.rows[1:])
+
+
+def test_nothing_checked_does_not_pass() -> None:
+    assert not Report().passed
+    with pytest.raises(AssertionError, match="nothing was checked"):
+        Report().raise_if_failed()
+
+
+def test_raise_if_failed_lists_every_failure_and_nothing_else() -> None:
+    with pytest.raises(AssertionError) as caught:
+        Report([GOOD, BAD, replace(BAD, quantity="grad input")]).raise_if_failed()
+    lines = str(caught.value).splitlines()
+    assert lines[0] == (
+        "relu offset γ, output float64: another function, error 5.00e-01, bound 1.00e-11 (1e-11) "
+        "a note"
+    )
+    assert len(lines) == 2
+    assert "grad input" in lines[1]
+
+
+def test_raise_if_failed_is_silent_when_all_pass() -> None:
+    Report([GOOD]).raise_if_failed()
+
+
+def strict(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_has_no_nan_and_no_infinity() -> None:
+    row = replace(BAD, error=NAN, builtin_error=INF, bound=-INF)
+    loaded = strict(Report([GOOD, row]).to_json())["rows"][1]
+    assert [loaded[name] for name in ("error", "builtin_error", "bound")] == [None] * 3
+
+
+def test_json_takes_numpy_numbers() -> None:
+    row = replace(GOOD, error=np.float64(0.5), bound=np.float64(NAN))
+    loaded = strict(Report([row]).to_json())["rows"][0]
+    assert (loaded["error"], loaded["bound"]) == (0.5, None)
+
+
+@pytest.mark.parametrize(("rows", "passed"), [([GOOD], True), ([GOOD, BAD], False), ([], False)])
+def test_json_holds_the_rows_and_the_verdict(rows: list[Row], passed: bool) -> None:
+    loaded = strict(Report(rows).to_json())
+    assert [Row(**row) for row in loaded["rows"]] == rows
+    assert loaded["passed"] is passed
+
+
+def test_json_names_the_environment() -> None:
+    environment = strict(Report([GOOD]).to_json())["environment"]
+    wanted = {"torch", "numpy", "python", "platform", "processor", "device", "threads"}
+    assert wanted <= environment.keys()
+    assert environment["threads"] == 1
+    assert not {name for name, value in environment.items() if value in (None, "")}
+
+
+def test_summary_counts_the_verdicts() -> None:
+    assert Report([GOOD, BAD, GOOD]).summary() == "3 rows: 2 as good, 1 another function"
+    assert Report().summary() == "0 rows: nothing was checked"
+
+
+def test_the_table_has_all_rows_and_the_counts() -> None:
+    text = printed(Report([GOOD, BAD]))
+    for piece in ("relu: easy", "relu: offset γ", "1.0e-16", "2.0e-16", "a note", "2 rows:"):
+        assert piece in text
+
+
+def test_the_table_of_the_failures_has_no_other_row() -> None:
+    text = printed(Report([GOOD, BAD]), failures_only=True)
+    assert "relu: offset γ" in text
+    assert "relu: easy" not in text
+    assert "2 rows:" in text
+
+
+def test_an_empty_table_is_not_printed() -> None:
+    assert printed(Report([GOOD]), failures_only=True).splitlines() == ["1 rows: 1 as good"]
+
+
+@pytest.mark.parametrize(
+    ("error", "cell"), [(NAN, "-"), (0.0, "0"), (INF, "inf"), (2e-7, "2.0e-07")]
+)
+def test_numbers_in_the_table(error: float, cell: str) -> None:
+    row = replace(GOOD, error=error)
+    assert printed(Report([row])).splitlines()[1].split()[4] == cell
+
+
+@pytest.mark.parametrize("note", ["KeyError: [step]", "no file [/a/b]", "size [2, 3]"])
+def test_brackets_are_no_markup(note: str) -> None:
+    assert note in printed(Report([replace(BAD, note=note, case="c[bold]")]))
+    assert "c[bold]" in printed(Report([replace(BAD, note=note, case="c[bold]")]))
+
+
+def test_collect_joins_the_parts() -> None:
+    assert collect(iter([[GOOD], [], [BAD, GOOD]])).rows == [GOOD, BAD, GOOD]

@@ -1,0 +1,285 @@
+"""The rules: bounds as documented, every verdict reachable, NaN, ∞ and empty arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from verification.report import ANOTHER, AS_GOOD, BETTER, INCONCLUSIVE, WORSE
+from verification.tolerance import (
+    Sample,
+    distance,
+    same_algorithm,
+    same_bits,
+    same_precision,
+    size_of,
+)
+
+NAN, INF = float("nan"), float("inf")
+EPS = 2.0**-23
+
+
+def exact(values: Any) -> Any:
+    return np.array(values, dtype=np.longdouble)
+
+
+def sample(
+    error: float = 0.0, builtin: float | None = 0.0, response: float = 0.0, size: int = 10
+) -> Sample:
+    """Ones, of which the first is off by so much for each party: max norm 1, rms 1."""
+
+    def off(gap: float) -> Any:
+        return exact([1 + np.longdouble(gap), *[1] * (size - 1)])
+
+    return Sample(
+        candidate=off(error),
+        builtin=None if builtin is None else off(builtin),
+        oracle=exact(np.ones(size)),
+        responses=[off(response / 2), off(-response), off(0)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "oracle", "norm", "expected"),
+    [
+        ([1, 2], [1, 2.5], "max", 0.5),
+        ([1, 2], [1, 4], "rms", 2**0.5),
+        ([1, NAN], [1.5, NAN], "max", 0.5),
+        ([INF, -INF, 1], [INF, -INF, 1], "max", 0.0),
+        ([1, 2], [1, NAN], "max", INF),
+        ([1, NAN], [1, 2], "max", INF),
+        ([1, NAN], [1, 2], "rms", INF),
+        ([1, INF], [1, 2], "max", INF),
+        ([INF], [-INF], "max", INF),
+        ([NAN], [INF], "max", INF),
+        ([NAN], [NAN], "max", 0.0),
+        ([], [], "rms", 0.0),
+        (2.0, 1.0, "max", 1.0),
+        (NAN, 1.0, "max", INF),
+        ([1, 1], 1.0, "max", INF),
+        ([[1, 1]], [1, 1], "max", INF),
+        ([], [1], "max", INF),
+    ],
+)
+def test_distance(values: Any, oracle: Any, norm: str, expected: float) -> None:
+    assert distance(values, exact(oracle), norm) == pytest.approx(expected, rel=1e-15)
+
+
+def test_distance_sees_below_float64() -> None:
+    values = exact([1 + np.longdouble(2) ** -60])
+    gap = distance(values, exact([1.0]))
+    assert gap == (2.0**-60 if np.finfo(np.longdouble).nmant >= 60 else 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "norm", "expected"),
+    [
+        ([3, -4], "max", 4),
+        ([3, -4], "rms", 12.5**0.5),
+        ([3, INF, NAN], "max", 3),
+        ([INF], "max", 0),
+        ([], "max", 0),
+        ([], "rms", 0),
+    ],
+)
+def test_size_of(values: Any, norm: str, expected: float) -> None:
+    assert size_of(exact(values), norm) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("found", "bound", "rule"),
+    [
+        (sample(), 1e-11, "1e-11"),
+        (sample(response=1e-13), 1e-11, "1e-11"),
+        (sample(response=1e-9), 3e-8, "30·P64"),
+        (replace(sample(response=1e-9), scale=10.0), 3e-9, "30·P64"),
+        (replace(sample(response=1e-9), scale=0.1), 3e-8, "30·P64"),
+        (replace(sample(), responses=[]), 1e-11, "1e-11"),
+    ],
+)
+def test_bound_of_the_algorithm(found: Sample, bound: float, rule: str) -> None:
+    judged = same_algorithm([found])
+    assert judged.bound == pytest.approx(bound)
+    assert (judged.rule, judged.verdict) == (rule, AS_GOOD)
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (sample(0.99e-11), AS_GOOD),
+        (sample(1.01e-11), ANOTHER),
+        (sample(2.9e-8, response=1e-9), AS_GOOD),
+        (sample(3.1e-8, response=1e-9), ANOTHER),
+        (sample(1e-13, builtin=1.2e-13), AS_GOOD),
+        (sample(1e-13, builtin=1.3e-13), BETTER),
+        (sample(0.0, builtin=1e-3), BETTER),
+        (sample(1e-13, builtin=None), AS_GOOD),
+        (sample(1e-10, builtin=None), ANOTHER),
+        (sample(1e-10, builtin=1.0), ANOTHER),
+        (sample(NAN), ANOTHER),
+        (sample(INF), ANOTHER),
+        (sample(0.0, response=4e-5), INCONCLUSIVE),
+        (sample(0.0, response=NAN), INCONCLUSIVE),
+        (sample(NAN, response=NAN), INCONCLUSIVE),
+        (replace(sample(), candidate=exact(np.ones(9))), ANOTHER),
+        (replace(sample(), candidate=exact(np.ones((10, 1)))), ANOTHER),
+        (replace(sample(1e-10), scale=100.0), AS_GOOD),
+    ],
+)
+def test_verdict_on_the_algorithm(found: Sample, verdict: str) -> None:
+    assert same_algorithm([found]).verdict == verdict
+
+
+def test_a_missing_builtin_has_no_error() -> None:
+    for judged in (
+        same_algorithm([sample(builtin=None)]),
+        same_precision([sample(builtin=None, response=EPS)], EPS),
+    ):
+        assert np.isnan(judged.builtin_error)
+        assert judged.verdict == AS_GOOD
+
+
+@pytest.mark.parametrize(
+    ("bad", "verdict"),
+    [
+        (sample(1e-9), ANOTHER),
+        (sample(NAN), ANOTHER),
+        (sample(0.0, response=1.0), INCONCLUSIVE),
+        (sample(NAN, response=NAN), INCONCLUSIVE),
+    ],
+)
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_one_seed_decides_on_the_algorithm(bad: Sample, verdict: str, position: int) -> None:
+    samples = [sample(1e-12), sample(2e-12)]
+    samples.insert(position, bad)
+    assert same_algorithm(samples).verdict == verdict
+
+
+def test_the_worst_seed_is_shown() -> None:
+    assert same_algorithm([sample(1e-12), sample(3e-12), sample(0.0)]).error == pytest.approx(3e-12)
+
+
+@pytest.mark.parametrize(
+    ("found", "norm", "bound"),
+    [
+        (sample(builtin=1e-5), "max", 8 * 1e-5 + EPS / 2),
+        (sample(builtin=1e-6, response=1e-5), "max", 8 * 1e-5 + EPS / 2),
+        (sample(builtin=None, response=1e-5), "max", 8 * 1e-5 + EPS / 2),
+        (sample(builtin=NAN, response=1e-5), "max", 8 * 1e-5 + EPS / 2),
+        (sample(builtin=0.0), "max", EPS / 2),
+        (sample(builtin=1e-5, size=300), "max", 2.5 * 1e-5 + EPS / 2),
+        (sample(builtin=1e-5, size=299), "max", 8 * 1e-5 + EPS / 2),
+        (replace(sample(builtin=1e-5, size=400), independent=12), "max", 8 * 1e-5 + EPS / 2),
+        (replace(sample(builtin=1e-5), scale=10.0), "max", 8 * 1e-6 + EPS / 2),
+        (sample(builtin=1e-5, size=400), "rms", 2.5 * 1e-5 / 20 + EPS / 2),
+        (sample(response=1e-5, size=400), "rms", 2.5 * 1e-5 / 20 + EPS / 2),
+    ],
+)
+def test_bound_of_the_precision(found: Sample, norm: str, bound: float) -> None:
+    """An error in all elements alike is largest in rms, one in the first alone in max norm."""
+    gap = bound * (1 - 1e-6) * max(1.0, found.scale or 0)
+    spread = (
+        np.full(found.oracle.size, gap) if norm == "rms" else gap * np.eye(found.oracle.size)[0]
+    )
+    judged = same_precision([replace(found, candidate=found.oracle + spread)], EPS)
+    assert judged.rule.endswith(norm)
+    assert judged.bound == pytest.approx(bound, rel=1e-6)
+    assert judged.verdict in (AS_GOOD, BETTER)
+    over = replace(found, candidate=found.oracle + spread * (1 + 1e-5))
+    assert same_precision([over], EPS).verdict == WORSE
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (sample(1e-6, builtin=1.2e-6), AS_GOOD),
+        (sample(1e-6, builtin=1.3e-6), BETTER),
+        (sample(1e-6, builtin=1e-9), WORSE),
+        (sample(0.2, builtin=0.2), INCONCLUSIVE),
+        (sample(0.0, response=0.2), INCONCLUSIVE),
+        (sample(0.0, response=INF), INCONCLUSIVE),
+        (sample(NAN, builtin=1e-6), ANOTHER),
+        (sample(INF, builtin=1e-6), ANOTHER),
+        (replace(sample(builtin=1e-6), candidate=exact(1.0)), ANOTHER),
+    ],
+)
+def test_verdict_on_the_precision(found: Sample, verdict: str) -> None:
+    assert same_precision([found], EPS).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("errors", "verdict"),
+    [
+        ([1e-3, 1e-7, 1e-7], AS_GOOD),
+        ([1e-7, 1e-3, 1e-7], AS_GOOD),
+        ([1e-3, 1e-3, 1e-7], WORSE),
+        ([1e-7, 1e-7, NAN], ANOTHER),
+        ([1e-7, NAN, NAN], ANOTHER),
+    ],
+)
+def test_the_median_seed_decides_on_the_precision(errors: list[float], verdict: str) -> None:
+    samples = [sample(error, builtin=1e-7) for error in errors]
+    assert same_precision(samples, EPS).verdict == verdict
+
+
+def test_an_exact_builtin_is_mentioned() -> None:
+    assert same_precision([sample(1e-9)], EPS).note == "the builtin is exact"
+    assert same_precision([sample(0.0)], EPS).note == ""
+    assert same_precision([sample(1e-9, builtin=1e-9)], EPS).note == ""
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3)])
+def test_empty_arrays_agree(shape: tuple[int, ...]) -> None:
+    empty = exact(np.ones(shape))
+    found = Sample(empty, empty, empty, [empty])
+    for judged in (same_algorithm([found]), same_precision([found], EPS), same_bits([found])):
+        assert (judged.error, judged.verdict) == (0, AS_GOOD)
+
+
+def test_zeros_are_judged_absolutely() -> None:
+    zeros = exact(np.zeros(3))
+    found = Sample(zeros + 1e-12, zeros, zeros, [zeros])
+    assert same_algorithm([found]).verdict == AS_GOOD
+    assert same_algorithm([replace(found, candidate=zeros + 1e-10)]).verdict == ANOTHER
+    assert same_precision([found], EPS).verdict == WORSE
+    assert same_precision([replace(found, candidate=zeros)], EPS).verdict == AS_GOOD
+
+
+@pytest.mark.parametrize("values", [[NAN, NAN], [INF, NAN], [1.0, NAN]])
+def test_values_that_are_no_numbers_agree(values: list[float]) -> None:
+    a = exact(values)
+    found = Sample(a, a, a, [a])
+    for judged in (same_algorithm([found]), same_precision([found], EPS), same_bits([found])):
+        assert judged.verdict == AS_GOOD
+
+
+ONE = np.array([1.0, NAN, INF, 0.0], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "builtin", "same"),
+    [
+        (ONE, ONE.copy(), True),
+        (ONE, np.array([1.0, NAN, INF, -0.0], dtype=np.float32), True),
+        (np.nextafter(ONE[:1], np.float32(2)), ONE[:1], False),
+        (np.nextafter(ONE[3:], np.float32(2)), ONE[3:], False),
+        (np.nan_to_num(ONE), ONE, False),
+        (ONE, np.nan_to_num(ONE), False),
+        (ONE.astype(np.float64), ONE, False),
+        (ONE[:3], ONE, False),
+        (ONE[None], ONE, False),
+        (ONE, None, False),
+        (np.array([1, 2]), np.array([1, 2]), True),
+        (np.array([1, 2]), np.array([1, 3]), False),
+    ],
+)
+@pytest.mark.parametrize("others", [0, 1])
+def test_bits(candidate: Any, builtin: Any, same: bool, others: int) -> None:
+    fine = Sample(ONE, ONE, exact(ONE), [])
+    judged = same_bits([fine] * others + [Sample(candidate, builtin, exact(ONE), [])])
+    assert judged.verdict == (AS_GOOD if same else ANOTHER)
+    assert (judged.error == 0) == same
+    assert judged.rule == "bitwise"
