@@ -26,7 +26,7 @@ train: $(STAMP)  ## train on handwritten digits (CONFIG=mlp or conv)
 	@$(RUN) scripts/train.py fit --config $(CONFIG) $(ARGS)
 
 test: $(STAMP)  ## run the whole test suite
-	@$(RUN) -m pytest -rs $(ARGS)
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -rs -n auto --maxprocesses 4 $(ARGS)
 
 verify: $(STAMP)  ## compare every op, optimizer and training run with torch's
 	@$(RUN) -m verification $(ARGS)
