@@ -1,4 +1,4 @@
-"""What torch is doing around a call: the private names of torch that refnet needs, in one place.
+"""What torch is doing around a call: the names that ask for it, some of them private, in one place.
 
 Forward mode and higher orders come from differentiating an op's reference equations, so an op has
 to know when a forward-mode level is open; a check that reads a tensor's values has to know when

@@ -125,7 +125,7 @@ def _tensor(
         return [_row(subject, case, name, np.inf, 0.0, WEIGHT, note)]
     if theirs.dtype.kind != "f":  # counters
         return [_row(subject, case, name, float(not np.array_equal(ours, theirs)), 0.0, WEIGHT)]
-    null = _null(builtin, name)
+    null = _null(builtin, name) & _null(candidate, name)
     scale = np.abs(theirs).max(initial=0) or 1.0
     gap, response = (_distance(other, theirs, scale) for other in (ours, moved))
     rows = []

@@ -32,7 +32,8 @@ def verify_op(
 
     Args:
         table: the op.
-        candidate: a function with the builtin's signature, instead of refnet's.
+        candidate: a function with the signature of refnet's, which is the builtin's; dropout's has
+            a keyword `mask` as well, since masks drawn apart can't be compared.
         dtypes: what candidate and builtin compute in.
         seeds: how many draws of each case.
         device: where candidate and builtin compute.

@@ -16,14 +16,24 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def require_tensor(name: str, tensor: Tensor) -> None:
+def zero_through(tensor: Tensor) -> Tensor:
+    """Return zeros that hang on `tensor` in the graph, with derivative 0, whatever its values are.
+
+    A derivative that is constant in the input, such as ReLU's, has a second derivative of 0 and not
+    none at all: whoever differentiates it again gets zeros, as from the builtin.
+    """
+    return torch.where(torch.ones_like(tensor, dtype=torch.bool), 0, tensor)
+
+
+def require_tensor(name: str, tensor: Tensor | None, argument: str = "input") -> None:
     """Raise what torch raises where an op is given something else than a tensor.
 
     Raises:
         TypeError: `tensor` is no tensor.
     """
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(tensor).__name__}")
+        kind = type(tensor).__name__
+        raise TypeError(f"{name}(): argument '{argument}' must be Tensor, not {kind}")
 
 
 def require_float(name: str, tensor: Tensor) -> None:

@@ -60,9 +60,9 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
         if defaults.get("fused"):
-            if defaults["differentiable"]:
+            if defaults.get("differentiable"):
                 raise RuntimeError("`fused` does not support `differentiable`")
-            if defaults["foreach"]:
+            if defaults.get("foreach"):
                 raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -108,6 +108,8 @@ class Optimizer(torch.optim.Optimizer):
             grad = -grad
         if group["weight_decay"] != 0 and not group.get("decoupled_weight_decay", False):
             grad = grad + group["weight_decay"] * param  # L2: dW + λ/m W
+        if isinstance(group["lr"], Tensor):  # of one element, in any shape
+            group = {**group, "lr": group["lr"].reshape(())}
         state = self.state[param] if self._keeps_state(group) else {}
         if not state:
             state.update(self._init_state(param, group))

@@ -113,6 +113,12 @@ class Adam(Optimizer):
         decoupled_weight_decay: bool = False,
     ) -> None:
         require_non_negative(lr=lr, eps=eps, weight_decay=weight_decay)
+        if len(betas) != 2:
+            raise ValueError(f"betas must be two numbers, but got {betas}")
+        if isinstance(lr, Tensor) and foreach and not capturable:
+            raise ValueError(
+                "lr as a Tensor is not supported for capturable=False and foreach=True"
+            )
         for i, beta in enumerate(betas):
             if not 0 <= beta < 1:
                 raise ValueError(f"Invalid beta parameter at index {i}: {beta}")

@@ -2,6 +2,8 @@
 
 Each class is one formula for the factor on the initial learning rate α₀. An epoch is one call of
 `step()`: call it per mini-batch for a schedule by step. Legend: epoch = `last_epoch`, from 0.
+As with torch's `LambdaLR`, the rate follows from the epoch alone, whatever it was before: in a
+`ChainedScheduler` such a schedule comes first.
 """
 
 from __future__ import annotations
@@ -121,6 +123,6 @@ class InverseSqrtDecay(_Decay):
 
 
 def _require(name: str, value: Any, holds: bool) -> Any:
-    if not holds:
+    if not holds:  # NaN, too
         raise ValueError(f"Invalid {name}: {value}")
     return value

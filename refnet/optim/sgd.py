@@ -65,6 +65,8 @@ class SGD(Optimizer):
 
     Source: lecture, "Gradient descent example", "Regularization for Neural network"; momentum as in
     torch.
+
+    Differs from torch: sparse gradients and a learning rate of NaN are refused.
     """
 
     added_later: ClassVar = {

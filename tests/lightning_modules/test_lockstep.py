@@ -131,6 +131,8 @@ def net_with_bias(lr: float) -> Make:
             nn.Flatten(), of.Linear(64, 16), of.BatchNorm1d(16), of.ReLU(), of.Dropout(0.3),
             of.Linear(16, 10),
         )  # fmt: skip
+        if implementation == "refnet":
+            torch.rand(7)  # the masks may not depend on what was drawn before the training
         model = Classifier(
             net,
             optimizer=lambda params: refnet.optim.Adam(params, lr=lr),

@@ -182,9 +182,9 @@ def test_linear_is_the_lectures_formula_transposed() -> None:
     dz = torch.randn(4, 5, **double)
     rows = linear.forward(a.T, w, b.squeeze(1))
     torch.testing.assert_close(rows.T, w @ a + b)
-    torch.testing.assert_close(linear.backward_weight(dz.T, a.T, w), dz @ a.T)
-    torch.testing.assert_close(linear.backward_input(dz.T, a.T, w).T, w.T @ dz)
-    torch.testing.assert_close(linear.backward_bias(dz.T, b.squeeze(1)), dz.sum(1))
+    torch.testing.assert_close(linear.backward_weight(dz.T, a.T, w.shape), dz @ a.T)
+    torch.testing.assert_close(linear.backward_input(dz.T, w).T, w.T @ dz)
+    torch.testing.assert_close(linear.backward_bias(dz.T, torch.Size([4])), dz.sum(1))
 
 
 def test_sigmoid_derivative_is_at_most_a_quarter() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,15 @@ def test_a_crash_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: Capture) 
     assert "no such number" in " ".join(capsys.readouterr().out.split())
 
 
+def test_warnings_are_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def warning() -> Iterator[list[Row]]:
+        warnings.warn("an edge case", stacklevel=1)
+        yield [GOOD]
+
+    monkeypatch.setattr(suite, "parts", lambda **_: [Part("good", 1, warning)])
+    assert main([]) == 0
+
+
 def test_a_suite_without_parts_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "parts", lambda **_: [])
     assert main([]) == 1
@@ -108,6 +118,17 @@ def test_json_goes_where_it_is_told(small: list[str]) -> None:
     assert not Path("results").exists()
     assert main(["bad", "--json", "a/b/c.json"]) == 1
     assert written("a/b/c.json") == ["bad"]
+
+
+def test_an_interrupted_run_leaves_the_last_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> Iterator[list[Row]]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite, "parts", lambda **_: [Part("slow", 1, interrupted)])
+    Path("last.json").write_text("kept")
+    with pytest.raises(KeyboardInterrupt):
+        main(["--json", "last.json"])
+    assert Path("last.json").read_text() == "kept"
 
 
 @pytest.mark.parametrize(
@@ -174,6 +195,7 @@ def test_the_real_command_prints_the_rows_of_an_op(here: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
+    assert len(lines) == 1 + 56 + 2  # nothing is folded
     assert "our error" in lines[0]
     assert sum(line.startswith("relu: ") for line in lines) == len(written()) == 56
     assert lines[-2:] == ["56 rows: 56 as good", "JSON: results/verification.json"]

@@ -37,10 +37,9 @@ def verify(name: str, candidate: Op, case: str = "", **options: Any) -> list[Row
     return collect(verify_op(table, candidate, **{"seeds": 1, **options})).rows
 
 
-@pytest.mark.parametrize("seeds", [1, 4])
 @pytest.mark.parametrize("name", TABLES)
-def test_builtins_pass(name: str, seeds: int) -> None:
-    collect(verify_op(TABLES[name], BUILTINS[name], seeds=seeds)).raise_if_failed()
+def test_builtins_pass(name: str) -> None:
+    collect(verify_op(TABLES[name], BUILTINS[name], seeds=3)).raise_if_failed()
 
 
 @pytest.mark.parametrize("name", ["dropout", "linear", "relu", "tanh"])

@@ -93,6 +93,9 @@ SPECIAL = [
     _case(12, 5, scale=1e-6, name="scores near 1e-6"),
     _case(12, 5, forbidden=True, name="scores of -inf"),
     _case(12, 5, forbidden=True, name="scores of -inf", weight="weight", reduction="sum"),
+    _case(3, 4, 5, weight="weight", label_smoothing=0.1, reduction="sum"),
+    _case(3, 4, 5, target="probabilities", weight="weight", reduction="none"),
+    _case(2, 4, 3, 2, weight="weight", reduction="sum", ignore="ignored rows"),
     _case(12, 2, name="two classes"),
     _case(1, 5, name="one row"),
 ]

@@ -36,6 +36,8 @@ TABLES = (
             _case("one example, no batch", inputs=8),
             _case("one example", 1, inputs=8),
             _case("(2, 3, 4, in)", 2, 3, 4, inputs=8),
+            _case("(2, 1, 3, 1, 2, in)", 2, 1, 3, 1, 2, inputs=8),
+            _case("no examples", 0, inputs=8),
             _case("1 input, 1 output", 16, inputs=1, outputs=1),
             _case("1000 inputs", 16, inputs=1000),
             _case("scale 1e6", 32, inputs=8, scale=1e6),

@@ -82,6 +82,8 @@ _ADAM = _each(
     _DECAY,
     {"amsgrad": True},
     _UP,
+    {**_DECAY, "amsgrad": True},
+    {**_UP, "amsgrad": True},
     {**_DECAY, **_UP, "amsgrad": True, "eps": 1e-6, "betas": (0.8, 0.95)},
 )
 
@@ -100,6 +102,7 @@ TABLES = (
                 for d, w, m in product((0.0, 0.4), (0.0, 0.1), (False, True))
             ),
             {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+            {"lr": 0.1, "momentum": 0.9, "nesterov": True, **_DECAY},
             {"lr": 0.1, "momentum": 0.9, "nesterov": True, **_DECAY, **_UP},
         ),
     ),
@@ -136,6 +139,8 @@ TABLES = (
             {**_DECAY, **_UP, "momentum": 0.5, "centered": True, "alpha": 0.9, "eps": 1e-6},
             {"eps_inside_root": True},
             {"eps_inside_root": True, "eps": 1e-4, "alpha": 0.9},
+            {"eps_inside_root": True, "momentum": 0.5},
+            {"momentum": 0.9, **_DECAY},
             {"eps_inside_root": True, **_DECAY, **_UP, "momentum": 0.5, "centered": True},
         ),
     ),
@@ -144,7 +149,14 @@ TABLES = (
         candidate=optim.Adam,
         builtin=torch.optim.Adam,
         oracle=adam,
-        options=(*_ADAM, {"lr": 0.01, **_DECAY, "decoupled_weight_decay": True}),
+        options=(
+            *_ADAM,
+            *_each(
+                {"lr": 0.01, **_DECAY, "decoupled_weight_decay": True},
+                {"amsgrad": True},
+                _UP,
+            ),
+        ),
     ),
     OptimizerTable(
         name="AdamW",

@@ -27,6 +27,10 @@ def _forbid_some(input: np.ndarray) -> None:
     input[::2, 1] = -np.inf
 
 
+def _no_numbers(input: np.ndarray) -> None:
+    input[:, 0], input[2, 1], input[3, 2] = -np.inf, np.inf, np.nan
+
+
 def _level(input: np.ndarray) -> None:
     input[0] = 3.0
 
@@ -45,6 +49,7 @@ CASES = (
     _case("offset 1e4", 32, 10, dim=1, offset=1e4),
     _case("scores near 1e-6", 32, 10, dim=1, scale=1e-6),
     _case("scores of -inf", 16, 5, dim=1, change=_forbid_some),
+    _case("rows of -inf, of inf, of NaN", 16, 5, dim=-2, change=_no_numbers),
 )
 
 TABLES = (

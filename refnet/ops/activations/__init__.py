@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
-from refnet.ops import require_float, require_tensor
+from refnet.ops import require_float, require_tensor, zero_through
 from refnet.ops.activations import reference
 
 __all__ = ["leaky_relu", "relu", "sigmoid", "tanh"]
@@ -31,6 +31,8 @@ class Relu(Function):
     @staticmethod
     def backward(ctx: Any, da: Tensor) -> Tensor:
         (a,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph
+            da = da + zero_through(a)
         return reference.relu_backward(da, a)
 
 
@@ -40,20 +42,22 @@ class LeakyRelu(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z: Tensor, negative_slope: float) -> Tensor:
+    def forward(z: Tensor, negative_slope: float, inplace: bool) -> Tensor:
         return reference.leaky_relu(z, negative_slope)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        z, ctx.negative_slope = inputs
-        # The output has the input's sign unless the slope turns it; only the output outlives
-        # an in-place call.
-        ctx.save_for_backward(output if ctx.negative_slope >= 0 else z)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, bool], output: Tensor) -> None:
+        z, ctx.negative_slope, inplace = inputs
+        # Only the output outlives an in-place call, and it has the input's sign unless the slope
+        # turns it; otherwise the caller may change the output and the input is kept, as in torch.
+        ctx.save_for_backward(output if inplace and ctx.negative_slope >= 0 else z)
 
     @staticmethod
-    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None, None]:
         (z,) = ctx.saved_tensors
-        return reference.leaky_relu_backward(da, z, ctx.negative_slope), None
+        if torch.is_grad_enabled():  # create_graph
+            da = da + zero_through(z)
+        return reference.leaky_relu_backward(da, z, ctx.negative_slope), None, None
 
 
 class Tanh(Function):
@@ -153,6 +157,8 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     Source: lecture, "Calculate gradient with batch norm" (any activation g).
     """
     require_float("leaky_relu", input)
+    if isinstance(negative_slope, Tensor) and negative_slope.numel() == 1:
+        negative_slope = negative_slope.item()
     if not isinstance(negative_slope, (int, float)):
         raise TypeError(
             "leaky_relu(): argument 'negative_slope' must be a number, "
@@ -161,7 +167,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     if backend.forward_mode():
         a = reference.leaky_relu(input, negative_slope)
     else:
-        a = LeakyRelu.apply(input, negative_slope)  # type: ignore[no-untyped-call]
+        a = LeakyRelu.apply(input, negative_slope, inplace)  # type: ignore[no-untyped-call]
     return _result(input, a, inplace)
 
 

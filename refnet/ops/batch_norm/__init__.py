@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
-from refnet.ops import require_float, wide
+from refnet.ops import require_float, require_tensor, wide
 from refnet.ops.batch_norm import reference
 
 __all__ = ["batch_norm"]
@@ -120,6 +120,9 @@ def batch_norm(
 
     Source: lecture, "Implement Batch Normalization", "Batch norm derivation", "Batch norm at test
     time" (whose second average is meant of σ²).
+
+    Differs from torch: running statistics that are changed between forward and backward are no
+    error; the backward uses those of the forward.
     """
     _check(input, running_mean, running_var, weight, bias, training, momentum, eps)
     args = (input, weight, bias, running_mean, running_var, training, momentum, eps)
@@ -139,18 +142,20 @@ def _check(
     eps: float,
 ) -> None:
     """Raise what torch raises."""
-    if input.dim() < 2:
-        error = IndexError if training else RuntimeError
-        raise error(f"batch_norm: input must be (N, C, *), but got {list(input.shape)}")
-    if training and math.prod(input.shape[2:]) * input.shape[0] == 1:
+    require_tensor("batch_norm", input)
+    if training and input.dim() and math.prod(input.shape[2:]) * input.shape[0] == 1:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {input.size()}"
         )
+    if input.dim() < 2:
+        error = IndexError if training else RuntimeError
+        raise error(f"batch_norm: input must be (N, C, *), but got {list(input.shape)}")
+    for name, value in (("momentum", momentum), ("eps", eps)):
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"batch_norm(): argument '{name}' must be float, not {value!r}")
     if eps < 0 or (training and eps == 0):
         sign = "positive during training" if training else "non-negative"
         raise ValueError(f"batch_norm eps must be {sign}, but got {eps}")
-    if not isinstance(momentum, (int, float)):
-        raise TypeError(f"batch_norm: momentum must be a float, but got {momentum!r}")
     if (running_mean is None) != (running_var is None) and training:
         raise ValueError("running_mean and running_var must either both be None or neither be None")
     require_float("batch_norm", input)

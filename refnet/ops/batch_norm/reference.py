@@ -7,6 +7,7 @@ In the lecture examples are columns; here the batch is dimension 0 and channels 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from refnet.ops import wide
@@ -68,7 +69,7 @@ def backward(
     dβ = Σ dy,  dγ = Σ dy z_norm,  and in training, where μ and σ² depend on z,
     dz = γ inv_std (dy − dβ/m − z_norm dγ/m); in evaluation they don't: dz = γ inv_std dy.
     """
-    dy = wide(dy)
+    dy = torch.zeros_like(z, dtype=torch.float64) + dy  # in z's layout, as the builtin's dz is
     z_norm = (wide(z) - _per_channel(mean, z)) * _per_channel(inv_std, z)
     dbias = dy.sum(_but_channels(z))
     dweight = (dy * z_norm).sum(_but_channels(z))

@@ -10,7 +10,7 @@ from torch.autograd import Function
 from torch.nn import _reduction
 
 from refnet import backend
-from refnet.ops import require_float
+from refnet.ops import require_float, require_tensor
 from refnet.ops.cross_entropy import reference
 from refnet.ops.cross_entropy.reference import Options
 
@@ -103,7 +103,9 @@ def cross_entropy(
     Source: lecture, "Loss function softmax", "Gradient descent with softmax" (whose da = −1/a holds
     for the true class alone).
 
-    Differs from torch: a label smoothing below 0 or NaN is refused for probabilities too.
+    Differs from torch: a label smoothing below 0 or NaN is refused for probabilities too; uint8
+    indices are taken in any number of dimensions; the input is kept for the backward, instead of a
+    further tensor of its size, so it may not be changed in place in between.
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
@@ -119,6 +121,7 @@ def cross_entropy(
 
 def _check(input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> None:
     """Raise what torch raises."""
+    require_tensor("cross_entropy", target, "target")
     if options.reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{options.reduction} is not a valid value for reduction")
     if not 0 <= options.label_smoothing <= 1:
@@ -138,16 +141,18 @@ def _check(input: Tensor, target: Tensor, weight: Tensor | None, options: Option
                 f"but got {options.ignore_index}"
             )
     else:
-        _check_indices(input, target, weight, options)
+        _check_indices(input, target, weight)
     classes = input.shape[reference.class_dim(input)]
     if weight is not None and weight.shape != (classes,):
         raise RuntimeError(
             f"weight tensor should be defined either for all {classes} classes or no classes "
             f"but got weight tensor of shape: {list(weight.shape)}"
         )
+    if target.shape != input.shape:
+        _check_labels(target, classes, options)
 
 
-def _check_indices(input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> None:
+def _check_indices(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
     if target.dtype not in (torch.int64, torch.uint8):
         raise RuntimeError(
             f"expected target dtype to be Long or Byte (or the shape of the input "
@@ -170,8 +175,10 @@ def _check_indices(input: Tensor, target: Tensor, weight: Tensor | None, options
         raise RuntimeError(f"expected weight of {input.dtype} but found {weight.dtype}")
     if weight is not None and weight.requires_grad:
         raise RuntimeError("cross_entropy: weight must not require a gradient for class indices")
+
+
+def _check_labels(target: Tensor, classes: int, options: Options) -> None:
     if backend.has_readable_values(target):
-        classes = input.shape[reference.class_dim(input)]
         labels = target.long()
         outside = ((labels < 0) | (labels >= classes)) & (labels != options.ignore_index)
         if outside.any():

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
+from refnet.ops import require_tensor
 from refnet.ops.dropout import reference
 
 __all__ = ["dropout"]
@@ -74,6 +75,9 @@ def dropout(
     Differs from torch: `generator` and `mask` are ours. In eager mode on a CPU the masks are those
     that torch draws from the same seed; on CUDA torch's fused kernel draws others.
     """
+    require_tensor("dropout", input)
+    if not isinstance(p, (int, float)):
+        raise TypeError(f"dropout(): argument 'p' must be float, not {p!r}")
     if not 0 <= p <= 1:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
     if mask is not None:

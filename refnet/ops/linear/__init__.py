@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
+from refnet.ops import require_tensor
 from refnet.ops.linear import reference
 
 __all__ = ["linear"]
@@ -24,16 +25,21 @@ class Linear(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        a, weight, bias = inputs
+        needs_a, needs_weight, _ = ctx.needs_input_grad
+        ctx.weight_shape = weight.shape
+        ctx.bias_shape = None if bias is None else bias.shape
+        # Each gradient needs the other operand: a frozen weight keeps no activation alive.
+        ctx.save_for_backward(a if needs_weight else None, weight if needs_a else None)
 
     @staticmethod
     def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, ...]:
-        a, weight, bias = ctx.saved_tensors
+        a, weight = ctx.saved_tensors
         needs_a, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            reference.backward_input(dz, a, weight) if needs_a else None,
-            reference.backward_weight(dz, a, weight) if needs_weight else None,
-            reference.backward_bias(dz, bias) if needs_bias else None,
+            reference.backward_input(dz, weight) if needs_a else None,
+            reference.backward_weight(dz, a, ctx.weight_shape) if needs_weight else None,
+            reference.backward_bias(dz, ctx.bias_shape) if needs_bias else None,
         )
 
 
@@ -45,7 +51,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Args:
         input: A, shape (*, in), any leading dimensions.
         weight: W, shape (out, in), or (in), which gives a scalar per example.
-        bias: b, shape (out), or anything that broadcasts to the result.
+        bias: b, shape (out), or anything that broadcasts to the result; () for a 1-D weight.
 
     Returns:
         Z, shape (*, out).
@@ -69,6 +75,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _check(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    require_tensor("linear", input)
+    require_tensor("linear", weight, "weight")
+    if bias is not None:
+        require_tensor("linear", bias, "bias")
     if input.dim() == 0 or weight.dim() not in (1, 2):
         raise RuntimeError(
             "linear: input must be at least 1-D and weight 1-D or 2-D, "
@@ -84,8 +94,11 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             "linear: input, weight and bias must have the same dtype, but got "
             f"{input.dtype}, {weight.dtype} and {None if bias is None else bias.dtype}"
         )
-    if bias is not None and weight.dim() == 1:
-        raise RuntimeError(f"linear: a 1-D weight {list(weight.shape)} takes no bias")
+    if bias is not None and weight.dim() == 1 and bias.dim() > 0:
+        raise RuntimeError(
+            f"linear: with a 1-D weight {list(weight.shape)} bias must be 0-D, "
+            f"but got {list(bias.shape)}"
+        )
     result = (*input.shape[:-1], *weight.shape[:-1])
     if bias is not None and (
         bias.dim() > len(result)

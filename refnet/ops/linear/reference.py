@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -17,29 +18,30 @@ def forward(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return z if bias is None else z + bias
 
 
-def backward_input(dz: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+def backward_input(dz: Tensor, weight: Tensor) -> Tensor:
     """dA = dZ W (the lecture's da = Wᵀ dz, transposed); W conjugated where it is complex."""
-    return _rows(dz, weight).matmul(_matrix(weight).conj()).reshape(a.shape)
+    matrix = weight if weight.dim() == 2 else weight.unsqueeze(0)  # (out, in)
+    da = _rows(dz, weight.shape).matmul(matrix.conj())
+    return da.reshape(*_leading(dz, weight.shape), weight.shape[-1])
 
 
-def backward_weight(dz: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+def backward_weight(dz: Tensor, a: Tensor, shape: torch.Size) -> Tensor:
     """dW = dZᵀ A (the lecture's dW = dz aᵀ, summed over the examples)."""
-    rows = _rows(dz, weight)  # (examples, out)
-    a = a.reshape(rows.shape[0], weight.shape[-1])  # (examples, in)
-    return rows.t().matmul(a.conj()).reshape(weight.shape)
+    rows = _rows(dz, shape)  # (examples, out)
+    a = a.reshape(rows.shape[0], shape[-1])  # (examples, in)
+    return rows.t().matmul(a.conj()).reshape(shape)
 
 
-def backward_bias(dz: Tensor, bias: Tensor) -> Tensor:
+def backward_bias(dz: Tensor, shape: torch.Size) -> Tensor:
     """db = Σ_i dz_i over the examples."""
-    return dz.sum_to_size(bias.shape)
+    return dz.sum_to_size(shape)
 
 
-def _matrix(weight: Tensor) -> Tensor:
-    """W as (out, in); a 1-D weight has out = 1."""
-    return weight if weight.dim() == 2 else weight.unsqueeze(0)
+def _rows(dz: Tensor, weight_shape: torch.Size) -> Tensor:
+    """dZ as (examples, out), whatever the leading shape; a 1-D weight has out = 1."""
+    out = weight_shape[0] if len(weight_shape) == 2 else 1
+    return dz.reshape(math.prod(_leading(dz, weight_shape)), out)
 
 
-def _rows(dz: Tensor, weight: Tensor) -> Tensor:
-    """dZ as (examples, out), whatever the leading shape."""
-    leading = dz.shape[:-1] if weight.dim() == 2 else dz.shape
-    return dz.reshape(math.prod(leading), _matrix(weight).shape[0])
+def _leading(dz: Tensor, weight_shape: torch.Size) -> torch.Size:
+    return dz.shape[:-1] if len(weight_shape) == 2 else dz.shape

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
-from refnet.ops import require_float
+from refnet.ops import require_float, require_tensor
 from refnet.ops.softmax import reference
 
 __all__ = ["log_softmax", "softmax"]
@@ -136,6 +136,7 @@ def _resolve(
     name: str, input: Tensor, dim: int | None, stacklevel: int, dtype: torch.dtype | None
 ) -> tuple[int, torch.dtype]:
     """Fill in the defaults of `dim` and `dtype` as torch does, and check both."""
+    require_tensor(name, input)
     if dim is None:
         dim = 0 if input.dim() in (0, 1, 3) else 1
         warnings.warn(
