@@ -125,7 +125,7 @@ def _tensor(
         return [_row(subject, case, name, np.inf, 0.0, WEIGHT, note)]
     if theirs.dtype.kind != "f":  # counters
         return [_row(subject, case, name, float(not np.array_equal(ours, theirs)), 0.0, WEIGHT)]
-    null = _null(builtin, name) & _null(candidate, name)
+    null = _null(name, candidate, builtin)
     scale = np.abs(theirs).max(initial=0) or 1.0
     gap, response = (_distance(other, theirs, scale) for other in (ours, moved))
     rows = []
@@ -141,14 +141,14 @@ def _tensor(
     return rows
 
 
-def _null(run: Recording, name: str) -> npt.NDArray[np.bool_]:
-    """Which elements of a parameter had gradients of rounding alone, and not exact zeros."""
-    largest = max((g.max(initial=0) for g in run.gradients.values()), default=0)
-    own = run.gradients.get(name)
-    if own is None:  # a buffer
-        return np.zeros(run.state[name].shape, dtype=bool)
-    null: npt.NDArray[np.bool_] = (own > 0) & (own <= ROUNDING * largest)
-    return null
+def _null(name: str, *runs: Recording) -> npt.NDArray[np.bool_]:
+    """Which elements had gradients of rounding alone in all runs, and not exact zeros in all."""
+    if any(name not in run.gradients for run in runs):  # a buffer
+        return np.zeros(runs[0].state[name].shape, dtype=bool)
+    sizes = [run.gradients[name] for run in runs]
+    largest = [max(g.max(initial=0) for g in run.gradients.values()) for run in runs]
+    rounding = np.all([s <= ROUNDING * m for s, m in zip(sizes, largest, strict=True)], axis=0)
+    return np.asarray(rounding & np.any([s > 0 for s in sizes], axis=0))
 
 
 def _row(
