@@ -121,6 +121,8 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
 
     Source: lecture, "Weight Initialization in a Deep Network" and "Calculate gradient with batch
     norm".
+
+    Differs from torch: −0.0 becomes 0.0.
     """
     require_tensor("relu", input)
     if input.dtype == torch.bool:
