@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_modules.cli import main as train
+from lightning_modules.errors import stop
 from lightning_modules.files import find_config, packaged_configs
 
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "scikit-learn")
@@ -51,7 +52,10 @@ def arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="repeat finished runs")
     parser.add_argument("--out", type=Path, default=Path("results/accuracy.json"))
     parser.add_argument("rest", nargs="*", help="options of fit, after --", metavar="-- OPTION")
-    return parser.parse_args(args)
+    options = parser.parse_args(args)
+    if min(options.seeds) < 0:
+        parser.error(f"--seeds must not be negative, got {min(options.seeds)}")
+    return options
 
 
 def one_run(name: str, implementation: str, seed: int, extra: Sequence[str]) -> dict[str, Any]:
@@ -61,6 +65,8 @@ def one_run(name: str, implementation: str, seed: int, extra: Sequence[str]) -> 
         args += ["--seed_everything", str(seed), "--trainer.default_root_dir", folder]
         with contextlib.redirect_stdout(io.StringIO()):
             summary = train([*args, "--trainer.enable_progress_bar", "false", *extra]).summary
+    if summary is not None and summary.test_accuracy is None:
+        stop("the options after -- leave the test set unread, and the accuracies are of that set")
     if summary is None:
         raise RuntimeError(f"the run {name} {implementation} {seed} has no summary")
     kept = asdict(summary)
@@ -71,7 +77,10 @@ def one_run(name: str, implementation: str, seed: int, extra: Sequence[str]) -> 
 
 def load(path: Path) -> Runs:
     """Return the finished runs of an output file; none if there is no file."""
-    runs: Runs = json.loads(path.read_text())["runs"] if path.is_file() else {}
+    try:
+        runs: Runs = json.loads(path.read_text())["runs"] if path.is_file() else {}
+    except (ValueError, KeyError, OSError):
+        stop(f"--out: {path} is not a file that this command wrote")
     return runs
 
 

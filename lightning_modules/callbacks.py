@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 
 from lightning_modules import plots
 from lightning_modules.classifier import Classifier
+from lightning_modules.files import command, relative
 
 NUMBERS = ("train_loss", "dev_loss", "train_acc", "dev_acc")
 
@@ -52,10 +54,11 @@ class Pictures(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the learning curves."""
+        folder = run_folder(trainer)  # on every process: it is broadcast
         if trainer.is_global_zero and self.history and not is_trial(trainer):
             net = type(getattr(pl_module, "net", pl_module)).__name__
             layers = getattr(pl_module, "implementation", "")
-            path = run_folder(trainer) / "learning_curves.png"
+            path = folder / "learning_curves.png"
             plots.learning_curves(self.history, path, title=f"{net} on {layers} layers".strip())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,10 +71,12 @@ class Pictures(Callback):
         self._confusion(trainer, pl_module, "test")
 
     def _confusion(self, trainer: Trainer, pl_module: LightningModule, part: str) -> None:
-        wanted = trainer.is_global_zero and not is_trial(trainer)
-        if wanted and isinstance(pl_module, Classifier):
-            counts = pl_module.confusion.compute().cpu().numpy()
-            path = run_folder(trainer) / f"confusion_{part}.png"
+        if is_trial(trainer) or not isinstance(pl_module, Classifier):
+            return
+        # on every process: the folder is broadcast, the counts are gathered
+        path = run_folder(trainer) / f"confusion_{part}.png"
+        counts = pl_module.confusion.compute().cpu().numpy()
+        if trainer.is_global_zero:
             plots.confusion_matrix(counts, path, title=f"Confusion on the {part} set")
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,6 +86,22 @@ class Pictures(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue a history."""
         self.history = [dict(row) for row in state_dict["history"]]
+
+
+class HowToGoOn(Callback):
+    """Say how to resume a training that was interrupted from the keyboard."""
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Name the last checkpoint, if there is one."""
+        checkpoint = str(getattr(trainer.checkpoint_callback, "last_model_path", ""))
+        if not isinstance(exception, KeyboardInterrupt) or not trainer.is_global_zero:
+            return
+        print(f"\ninterrupted in epoch {trainer.current_epoch + 1}")
+        if checkpoint:
+            path = shlex.quote(relative(checkpoint))
+            print(f"to go on: {command()} fit --ckpt_path {path}")
 
 
 class ProgressLines(Callback):

@@ -25,15 +25,18 @@ from pytorch_lightning.cli import ArgsType, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
 
-from lightning_modules.callbacks import Pictures, is_trial, progress, run_folder
+from lightning_modules.callbacks import HowToGoOn, Pictures, is_trial, progress, run_folder
 from lightning_modules.classifier import Classifier
 from lightning_modules.data import DigitsDataModule
 from lightning_modules.errors import Parser, UserError, explained, stop
 from lightning_modules.files import (
     SUBCOMMANDS,
     check_epochs,
+    check_folder,
     check_monitor,
     check_net,
+    check_outputs,
+    check_schedule,
     command,
     find_checkpoint,
     load_checkpoint,
@@ -105,6 +108,9 @@ class TrainCLI(LightningCLI):
     def parse_arguments(self, parser: Any, args: ArgsType) -> None:
         """Parse; args is never None here, and no warning is due for that."""
         self.config = parser.parse_args(args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if seed not in (True, False, None) and not 0 <= seed < 2**32:
+            raise UserError(f"--seed_everything must be from 0 to 2**32 - 1, got {seed}")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as given; Lightning would let the checkpoint's override it."""
@@ -114,7 +120,8 @@ class TrainCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        if config.name is None:
+        check_folder(config.trainer.default_root_dir)
+        if not config.name:
             config.name = Path(str(config.config[-1])).stem if config.config else "run"
         for group in ("early_stopping", "checkpoint"):
             check_monitor(group, config[group].monitor, config[group].mode)
@@ -133,7 +140,9 @@ class TrainCLI(LightningCLI):
         """Build everything, and try the optimizer and the checkpoint, so that mistakes show now."""
         with explained():
             super().instantiate_classes()
-            self.model.configure_optimizers()
+            check_schedule(self.model.configure_optimizers())
+            if self.subcommand == "test" and not self.datamodule.fractions["test"]:
+                raise UserError("test: there is no test set, since --data.test is 0")
             normalized = any(isinstance(m, nn.BatchNorm1d) for m in self.model.modules())
             if self.datamodule.batch_size == 1 and normalized and self.subcommand == "fit":
                 raise UserError("--data.batch_size 1: batch norm needs 2 examples or more")
@@ -144,6 +153,7 @@ class TrainCLI(LightningCLI):
                     self.datamodule.load_state_dict(state)
                 if self.subcommand == "fit":
                     check_epochs(path, self._checkpoint, self.trainer.max_epochs)
+        check_outputs(self.model)  # runs the net, whose errors are its own
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with loggers, progress, pictures and the learning rate's record."""
@@ -165,7 +175,7 @@ class TrainCLI(LightningCLI):
             kwargs["enable_progress_bar"] = _has(callbacks, ProgressBar)
         if self.subcommand == "fit" and config.logger is not False:
             callbacks = [*callbacks, LearningRateMonitor(self.model.interval)]
-        kwargs["callbacks"] = [*callbacks, Pictures()]
+        kwargs["callbacks"] = [*callbacks, Pictures(), HowToGoOn()]
         return super().instantiate_trainer(**kwargs)
 
     def _loggers(self, root: Path) -> list[Logger]:
@@ -220,6 +230,14 @@ class TrainCLI(LightningCLI):
             read_test=config.read_test,
         )
         show(self.summary, command())
+
+    def after_validate(self) -> None:
+        """Say where the picture is."""
+        print(f"written to {relative(run_folder(self.trainer))}")
+
+    def after_test(self) -> None:
+        """Say where the picture is."""
+        self.after_validate()
 
 
 def _has(callbacks: list[Any], kind: type) -> bool:

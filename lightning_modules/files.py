@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_modules.data import CLASSES
 from lightning_modules.errors import UserError
 
 SUBCOMMANDS = ("fit", "validate", "test")
@@ -39,6 +40,10 @@ def find_config(name: str) -> Path:
     """
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
         if path.is_file():
+            try:
+                path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"--config: {name!r} is no readable UTF-8 text") from error
             return path
     raise UserError(
         f"--config: {name!r} is no file and none of the packaged configurations: "
@@ -123,6 +128,57 @@ def check_epochs(path: str, checkpoint: dict[str, Any], max_epochs: int | None) 
         raise UserError(
             f"--ckpt_path: {path} has finished {done} epochs: to go on, give a larger "
             f"--trainer.max_epochs than {max_epochs}"
+        )
+
+
+def check_folder(root: str) -> None:
+    """Refuse a place for the runs that can't be written to.
+
+    Raises:
+        UserError: naming the option.
+    """
+    there = Path(root).absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(
+            f"--trainer.default_root_dir {root}: {there} is no folder that can be written to"
+        )
+
+
+def check_schedule(optimizers: Any) -> None:
+    """Refuse a schedule that watches a quantity which is never logged.
+
+    Raises:
+        UserError: naming the option.
+    """
+    schedule = optimizers.get("lr_scheduler", {}) if isinstance(optimizers, dict) else {}
+    monitor = schedule.get("monitor", LOGGED[0])
+    if monitor not in LOGGED:
+        raise UserError(
+            f"--model.lr_scheduler.monitor must be one of {', '.join(LOGGED)}, got {monitor}"
+        )
+
+
+def check_outputs(model: Any) -> None:
+    """Refuse a net that takes no digits, or that tells another number of classes apart.
+
+    Raises:
+        UserError: naming the option.
+    """
+    classes = model.confusion.num_classes
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(1, 1, 8, 8))
+    except RuntimeError as error:
+        raise UserError(f"--model.net can't take images (N, 1, 8, 8): {error}") from error
+    finally:
+        model.train(was_training)
+    if tuple(logits.shape) != (1, classes) or classes < CLASSES:
+        raise UserError(
+            f"--model.num_classes {classes}: the net has {logits.shape[-1]} outputs, "
+            f"and there are {CLASSES} digits"
         )
 
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 # Figure without pyplot: nothing is registered globally, and no display is needed.
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 TRAIN, DEV, MARK = "#4c72b0", "#dd8452", "#333333"
 
@@ -55,6 +56,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], path: Path, title: s
     rate.set(title="Learning rate", ylabel="learning rate α", xlabel="epoch")
     if np.any(column("lr") > 0):
         rate.set_yscale("log")
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True))
     rate.grid(alpha=0.3)
     if title:
         figure.suptitle(title)
@@ -76,6 +78,8 @@ def _curves(
         axes.axvline(epochs[best], color=MARK, linewidth=0.8, linestyle=":")
         axes.plot(epochs[best], dev[best], "o", color=MARK, fillstyle="none", label=label)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0.5, epochs.max() + 0.5)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
 

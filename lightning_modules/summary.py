@@ -153,7 +153,10 @@ def summarize(
         test_wrong=test.total - test.right if test else None,
         test_total=test.total if test else None,
         checkpoint=checkpoint,
-        files=sorted(str(f) for f in folder.iterdir() if f.suffix in (".csv", ".png", ".yaml")),
+        files=sorted(
+            [str(f) for f in folder.iterdir() if f.suffix in (".csv", ".png", ".yaml")]
+            + [str(folder / "summary.json")]
+        ),
     )
     summary.save(folder / "summary.json")
     return summary
@@ -199,14 +202,16 @@ def next_commands(summary: Summary, command: str) -> list[str]:
     Example:
         >>> import dataclasses
         >>> fields = {field.name: None for field in dataclasses.fields(Summary)}
-        >>> run = Summary(**{**fields, "name": "mlp", "checkpoint": "runs/mlp/best.ckpt"})
+        >>> given = {"name": "mlp", "checkpoint": "runs/mlp/best.ckpt", "test_total": 270}
+        >>> run = Summary(**{**fields, **given})
         >>> next_commands(run, "python -m lightning_modules")[1]
         'python -m lightning_modules test --ckpt_path runs/mlp/best.ckpt'
     """
     lines = []
     if summary.checkpoint:
         path = shlex.quote(summary.checkpoint)
-        lines += [f"{command} {verb} --ckpt_path {path}" for verb in ("validate", "test")]
+        verbs = ("validate", "test") if summary.test_total else ("validate",)
+        lines += [f"{command} {verb} --ckpt_path {path}" for verb in verbs]
     other = "mlp" if summary.name == "conv" else "conv"
     lines.append(f"{command} fit --config {other}")
     python = command.split(" ")[0]

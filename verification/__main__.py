@@ -59,10 +59,16 @@ def _run(chosen: list[suite.Part]) -> list[Row]:
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:  # fmt: skip
         warnings.simplefilter("ignore")  # what torch says of edge cases
+        announced: set[str] = set()
+
+        def advance(part: suite.Part) -> None:
+            progress.update(task, advance=1, description=part.name)
+            if not console.is_terminal and part.name not in announced:
+                announced.add(part.name)
+                console.print(part.name)
+
         task = progress.add_task("", total=sum(part.cases for part in chosen))
-        return suite.run(
-            chosen, lambda part: progress.update(task, advance=1, description=part.name)
-        )
+        return suite.run(chosen, advance)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -37,3 +37,20 @@ def test_runs_are_kept_and_repeated_only_when_fresh(
         accuracy.main([*wanted, "--fresh", *SHORT])
     with pytest.raises(RuntimeError, match="ran again"):  # other options are other runs
         accuracy.main([*wanted, *SHORT[:-1], "3"])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--seeds", "-1"], "--seeds must not be negative, got -1"),
+        (["--out", "damaged.json"], "--out: damaged.json is not a file that this command wrote"),
+    ],
+)
+def test_mistakes(
+    args: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "damaged.json").write_text("{")
+    with pytest.raises(SystemExit) as stopped:
+        accuracy.main(args)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

@@ -11,10 +11,12 @@ import pytest
 import torch
 import yaml
 from matplotlib.image import imread
+from pytorch_lightning import Trainer
 
 import refnet.nn
 import refnet.optim
-from lightning_modules import Classifier, ConvNet
+from lightning_modules import MLP, Classifier, ConvNet
+from lightning_modules.callbacks import HowToGoOn
 from lightning_modules.cli import main
 from lightning_modules.files import command, find_checkpoint, find_config, with_configs
 from refnet.optim.lr_scheduler import InverseSqrtDecay
@@ -236,3 +238,24 @@ def test_the_newest_run_has_the_highest_number(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "best.ckpt").touch()
     assert find_checkpoint("best", tmp_path).parts[-3] == "version_10"
+
+
+def test_an_interrupted_training_says_how_to_go_on(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.checkpoint_callback.last_model_path = "runs/a b/last.ckpt"
+    HowToGoOn().on_exception(trainer, Classifier(MLP()), KeyboardInterrupt())
+    said = capsys.readouterr().out
+    assert "interrupted in epoch 1" in said
+    assert "fit --ckpt_path 'runs/a b/last.ckpt'" in said
+    HowToGoOn().on_exception(trainer, Classifier(MLP()), ValueError())
+    assert capsys.readouterr().out == ""
+
+
+def test_without_a_test_set_none_is_offered(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--config", "mlp", "--data.test", "0", "--trainer.max_epochs", "1"])
+    said = capsys.readouterr().out
+    assert "not read" in said
+    assert " test --ckpt_path" not in said
+    assert "summary.json" in said

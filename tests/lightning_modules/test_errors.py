@@ -47,6 +47,19 @@ FIT = "fit --config mlp "
         (FIT + "--threads 0", "--threads: .*0"),
         (FIT + "--early_stopping.monitor dev_los", "monitor must be one of dev_loss.*dev_los"),
         (FIT + "--checkpoint.monitor dev_acc", "dev_acc needs --checkpoint.mode max, got min"),
+        (FIT + "--seed_everything -1", "--seed_everything must be .*got -1"),
+        (
+            FIT + "--trainer.default_root_dir broken.yaml",
+            "broken.yaml: .*is no folder",
+        ),
+        (FIT + "--model.num_classes 5", "--model.num_classes 5: the net has 10 outputs"),
+        (FIT + "--model.net.in_features 10", "--model.net can't take images"),
+        (
+            FIT + "--model.lr_scheduler pytorch_lightning.cli.ReduceLROnPlateau "
+            "--model.lr_scheduler.monitor dev_losss",
+            "--model.lr_scheduler.monitor must be one of dev_loss.*got dev_losss",
+        ),
+        ("fit --config binary.yaml", "'binary.yaml' is no readable UTF-8 text"),
         ("validate --config mlp", "validate needs --ckpt_path"),
         ("test --config mlp --ckpt_path no.ckpt", "no checkpoint file at 'no.ckpt'"),
         ("test --ckpt_path no.ckpt", "no checkpoint file at 'no.ckpt'"),
@@ -58,6 +71,7 @@ def test_a_mistake_gets_a_line_or_two(
     line: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "broken.yaml").write_text("model: [1,\n b")
+    (here / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     (here / "unknown.yaml").write_text("modell:\n  net: 3\n")
     check(line, message, capsys)
     assert not (here / "runs").exists()
@@ -67,6 +81,7 @@ def test_a_mistake_gets_a_line_or_two(
     ("line", "message"),
     [
         ("test --config conv --ckpt_path {}", r"holds another net: \d+ tensors differ, such as"),
+        ("test --data.test 0 --ckpt_path {}", "test: there is no test set|another split"),
         ("test --config mlp --data.seed 5 --ckpt_path {}", "another split|trained on the split"),
         ("fit --ckpt_path {}", "has finished 2 epochs: .* larger --trainer.max_epochs than 2"),
     ],
