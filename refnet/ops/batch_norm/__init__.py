@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -16,6 +15,15 @@ from refnet.ops.batch_norm import reference
 __all__ = ["batch_norm"]
 
 
+def _statistics(
+    z: Tensor, running_mean: Tensor | None, running_var: Tensor | None, training: bool
+) -> tuple[Tensor, Tensor]:
+    """μ and σ² that z is normalized by."""
+    if training:
+        return reference.statistics(z)
+    return wide(running_mean), wide(running_var)  # type: ignore[arg-type]
+
+
 def _normalize(
     z: Tensor,
     weight: Tensor | None,
@@ -25,47 +33,44 @@ def _normalize(
     training: bool,
     momentum: float,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The output, and the mean and inverse standard deviation that it was normalized by."""
-    if training:
-        mean, var = reference.statistics(z)
-        if running_mean is not None and running_var is not None:
-            reference.move_running(running_mean, running_var, z, mean, var, momentum)
-    else:
-        # clone: in float64 this would be the buffer, which may move before the backward
-        mean, var = wide(running_mean).clone(), wide(running_var)  # type: ignore[arg-type]
-    inv_std = reference.inverse_std(var, eps)
-    return reference.forward(z, weight, bias, mean, inv_std), mean, inv_std
+) -> Tensor:
+    mean, var = _statistics(z, running_mean, running_var, training)
+    if training and running_mean is not None and running_var is not None and z.numel():
+        m = reference.count(z)  # an empty batch leaves the running statistics
+        reference.move_running(running_mean, running_var, mean, var, m, momentum)
+    return reference.forward(z, weight, bias, mean, reference.inverse_std(var, eps))
 
 
 class BatchNorm(Function):
     """The shell around `reference.forward` and `reference.backward`.
 
-    Keeps the input, γ, and per channel the mean and the inverse standard deviation. Those two are
-    functions of the input: a second derivative needs them computed again, not taken as constants.
+    Keeps its arguments alone: in training the backward takes the statistics of the input again,
+    which costs two sums, saves memory, and keeps higher derivatives right, where statistics saved
+    as constants would spoil them without a sound.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(*args: Any) -> Tensor:
         return _normalize(*args)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        z, weight, bias, _, _, ctx.training, _, ctx.eps = inputs
-        _, mean, inv_std = output
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        z, weight, bias, running_mean, running_var, ctx.training, _, ctx.eps = inputs
         ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.mark_non_differentiable(mean, inv_std)
-        ctx.save_for_backward(z, weight, mean, inv_std)
+        by_batch = ctx.training  # what the batch has moved is not needed
+        ctx.save_for_backward(
+            z, weight, None if by_batch else running_mean, None if by_batch else running_var
+        )
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        z, weight, mean, inv_std = ctx.saved_tensors
-        if torch.is_grad_enabled() and ctx.training:  # create_graph
-            mean, var = reference.statistics(z)
-            inv_std = reference.inverse_std(var, ctx.eps)
-        dz, dweight, dbias = reference.backward(dy, z, weight, mean, inv_std, ctx.training)
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        z, weight, running_mean, running_var = ctx.saved_tensors
+        mean, var = _statistics(z, running_mean, running_var, ctx.training)
+        inv_std = reference.inverse_std(var, ctx.eps)
+        m = reference.count(z) if ctx.training else None
+        dz, dweight, dbias = reference.backward(dy, z, weight, mean, inv_std, m)
         needs_z, needs_weight, needs_bias, *_rest = ctx.needs_input_grad
         return (
             dz.to(z.dtype) if needs_z else None,
@@ -121,14 +126,14 @@ def batch_norm(
     Source: lecture, "Implement Batch Normalization", "Batch norm derivation", "Batch norm at test
     time" (whose second average is meant of σ²).
 
-    Differs from torch: running statistics that are changed between forward and backward are no
-    error; the backward uses those of the forward.
+    Differs from torch: in evaluation, where the backward needs the running statistics, moving them
+    by a training step in between is an error; torch then returns a gradient of the wrong ones.
     """
     _check(input, running_mean, running_var, weight, bias, training, momentum, eps)
     args = (input, weight, bias, running_mean, running_var, training, momentum, eps)
     if backend.forward_mode():
-        return _normalize(*args)[0]
-    return BatchNorm.apply(*args)[0]  # type: ignore[no-any-return, no-untyped-call]
+        return _normalize(*args)
+    return BatchNorm.apply(*args)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _check(
@@ -143,7 +148,7 @@ def _check(
 ) -> None:
     """Raise what torch raises."""
     require_tensor("batch_norm", input)
-    if training and input.dim() and math.prod(input.shape[2:]) * input.shape[0] == 1:
+    if training and input.dim() and reference.count(input) == 1:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {input.size()}"
         )

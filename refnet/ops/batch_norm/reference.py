@@ -7,10 +7,20 @@ In the lecture examples are columns; here the batch is dimension 0 and channels 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from refnet.ops import wide
+
+Count = int | Tensor  # m: known from the shape, or summed over processes
+
+
+def count(z: Tensor) -> int:
+    """m, the number of values per channel."""
+    return z.shape[0] * math.prod(z.shape[2:])
 
 
 def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,16 +42,14 @@ def move(average: Tensor, value: Tensor, momentum: float) -> None:
 
 
 def move_running(
-    running_mean: Tensor, running_var: Tensor, z: Tensor, mean: Tensor, var: Tensor, momentum: float
+    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, m: Count, momentum: float
 ) -> None:
-    """Move the statistics that are used at test time; an empty batch leaves them.
+    """Move the statistics that are used at test time.
 
     The variance kept is the unbiased one, σ² m/(m − 1), torch's convention.
     """
-    if z.numel():
-        m = z.numel() // z.shape[1]
-        move(running_mean, mean, momentum)
-        move(running_var, var * (m / (m - 1)), momentum)
+    move(running_mean, mean, momentum)
+    move(running_var, var * (m / (m - 1)), momentum)
 
 
 def forward(
@@ -62,20 +70,34 @@ def backward(
     weight: Tensor | None,
     mean: Tensor,
     inv_std: Tensor,
-    training: bool,
+    m: Count | None,
+    total: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dz, dγ and dβ, the lecture's chain collapsed (`lecture_backward` has it step by step).
 
     dβ = Σ dy,  dγ = Σ dy z_norm,  and in training, where μ and σ² depend on z,
     dz = γ inv_std (dy − dβ/m − z_norm dγ/m); in evaluation they don't: dz = γ inv_std dy.
+
+    Args:
+        dy: cotangent, shape of z.
+        z: input.
+        weight: γ, or None for 1.
+        mean: μ.
+        inv_std: 1 / √(σ² + ε).
+        m: how many values μ and σ² are those of; None in evaluation.
+        total: adds up (dβ, dγ), shape (2, C), over all processes that share the statistics. The
+            dγ and dβ returned stay those of this process.
+
+    Returns:
+        dz, dγ and dβ in float64.
     """
     dy = torch.zeros_like(z, dtype=torch.float64) + dy  # in z's layout, as the builtin's dz is
     z_norm = (wide(z) - _per_channel(mean, z)) * _per_channel(inv_std, z)
     dbias = dy.sum(_but_channels(z))
     dweight = (dy * z_norm).sum(_but_channels(z))
-    if training and z.numel():
-        m = z.numel() // z.shape[1]
-        dy = dy - _per_channel(dbias / m, z) - z_norm * _per_channel(dweight / m, z)
+    if m is not None:
+        mean_dy, mean_dy_z = total(torch.stack([dbias, dweight])) / m
+        dy = dy - _per_channel(mean_dy, z) - z_norm * _per_channel(mean_dy_z, z)
     scale = inv_std if weight is None else inv_std * wide(weight)
     return dy * _per_channel(scale, z), dweight, dbias
 
@@ -84,7 +106,7 @@ def lecture_backward(
     dy: Tensor, z: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dz, dγ and dβ in training, line by line as the lecture derives them; not used, but tested."""
-    dims, m = _but_channels(z), z.numel() // z.shape[1]
+    dims, m = _but_channels(z), count(z)
     mean, var = statistics(z)
     centered = wide(z) - _per_channel(mean, z)
     z_norm = centered * _per_channel(inverse_std(var, eps), z)
