@@ -30,25 +30,55 @@ def forward_mode() -> bool:
     return bool(forward_ad._current_level >= 0)  # no public way to ask
 
 
+def is_transformed() -> bool:
+    """Return whether torch is compiling, or a torch.func transform is active.
+
+    Example:
+        >>> import torch
+        >>> is_transformed()
+        False
+        >>> torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(2))
+        tensor([1., 1.])
+    """
+    return torch.compiler.is_compiling() or bool(torch._C._are_functorch_transforms_active())
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Return whether a call is eager, on dense tensors, and nothing of torch's stands in between.
+
+    False while compiling or exporting, under torch.func transforms, in forward mode, under
+    dispatch modes, for tensor subclasses (fake tensors among them), and on meta.
+
+    Example:
+        >>> import torch
+        >>> is_plain(torch.zeros(3)), is_plain(torch.zeros(3, device="meta"))
+        (True, False)
+    """
+    return (
+        not is_transformed()
+        and not forward_mode()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and all(
+            type(t) in (Tensor, torch.nn.Parameter)
+            and t.layout is torch.strided
+            and t.device.type != "meta"
+            for t in tensors
+        )
+    )
+
+
 def has_readable_values(tensor: Tensor) -> bool:
     """Return whether Python may branch on the values of `tensor` at no cost worth speaking of.
 
-    True for a plain CPU tensor in eager mode; False while compiling, under torch.func transforms,
-    dispatch modes and for tensor subclasses (fake tensors among them), on meta, and on CUDA, where
-    reading would wait for the device.
+    True for a plain tensor (`is_plain`) on the CPU; False on CUDA, where reading would wait for the
+    device.
 
     Example:
         >>> import torch
         >>> has_readable_values(torch.zeros(3)), has_readable_values(torch.zeros(3, device="meta"))
         (True, False)
     """
-    return (
-        not torch.compiler.is_compiling()
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.device.type == "cpu"
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._len_torch_dispatch_stack() == 0
-    )
+    return is_plain(tensor) and tensor.device.type == "cpu"
 
 
 # Ops that torch computes in float32 under autocast, by device; a matmul goes the other way.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from refnet.ops.activations import leaky_relu, relu, sigmoid, tanh
 from refnet.ops.batch_norm import batch_norm
 from refnet.ops.cross_entropy import cross_entropy
-from refnet.ops.dropout import dropout
+from refnet.ops.dropout import dropout, dropout1d, dropout2d, dropout3d
 from refnet.ops.linear import linear
 from refnet.ops.softmax import log_softmax, softmax
 
@@ -17,6 +17,9 @@ __all__ = [
     "batch_norm",
     "cross_entropy",
     "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
     "leaky_relu",
     "linear",
     "log_softmax",

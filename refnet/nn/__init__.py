@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from refnet.nn.activation import LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
 from refnet.nn.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from refnet.nn.dropout import Dropout
+from refnet.nn.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
 from refnet.nn.linear import Linear
 from refnet.nn.loss import CrossEntropyLoss
 
@@ -24,6 +24,9 @@ __all__ = [
     "BatchNorm3d",
     "CrossEntropyLoss",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",

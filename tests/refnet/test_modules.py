@@ -21,6 +21,9 @@ LAYERS: dict[str, tuple[tuple[Any, ...], dict[str, Any], tuple[int, ...]]] = {
     "BatchNorm2d": ((5,), {"momentum": None}, (4, 5, 3, 3)),
     "BatchNorm3d": ((5,), {"affine": False}, (2, 5, 3, 2, 2)),
     "Dropout": ((0.3,), {}, (8, 5)),
+    "Dropout1d": ((0.3,), {}, (8, 5, 3)),
+    "Dropout2d": ((0.3,), {}, (8, 5, 3, 2)),
+    "Dropout3d": ((0.3,), {}, (8, 5, 2, 3, 2)),
     "Softmax": ((1,), {}, (8, 5)),
     "LogSoftmax": ((1,), {}, (8, 5)),
     "Linear": ((5, 4), {}, (8, 5)),
@@ -69,7 +72,7 @@ def test_function_signature_is_torchs(name: str) -> None:
         assert mine[parameter.name].default == parameter.default
         assert mine[parameter.name].kind == parameter.kind
     own = [mine[n] for n in mine if n not in builtin]
-    assert [p.name for p in own] == (["generator", "mask"] if name == "dropout" else [])
+    assert [p.name for p in own] == (["generator", "mask"] if "dropout" in name else [])
     assert all(p.kind == p.KEYWORD_ONLY for p in own)
 
 

@@ -21,7 +21,7 @@ ROWS = [
         ("leaky_relu", "gradient 1 at 0", _MODULE,
          "torch.where(z > 0, da,", "torch.where(z >= 0, da,"),
         ("leaky_relu", "output saved for a negative slope", _OP,
-         "output if inplace and ctx.negative_slope >= 0 else z", "output"),
+         "ctx.save_for_backward(z)", "ctx.save_for_backward(output)"),
         ("leaky_relu", "slope on the positive side", _MODULE,
          "torch.where(z > 0, z, z * negative_slope)", "torch.where(z > 0, z * negative_slope, z)"),
         ("tanh", "1 − a", _MODULE, "(1 - a * a).conj()", "(1 - a).conj()"),

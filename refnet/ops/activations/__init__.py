@@ -36,28 +36,62 @@ class Relu(Function):
         return reference.relu_backward(da, a)
 
 
+class ReluInplace(Relu):
+    """The same over its input: the result is kept where the input was, and nothing else."""
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        return z.copy_(reference.relu(z))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(output)
+
+
 class LeakyRelu(Function):
     """The shell around `reference.leaky_relu` and `reference.leaky_relu_backward`."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z: Tensor, negative_slope: float, inplace: bool) -> Tensor:
+    def forward(z: Tensor, negative_slope: float) -> Tensor:
         return reference.leaky_relu(z, negative_slope)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float, bool], output: Tensor) -> None:
-        z, ctx.negative_slope, inplace = inputs
-        # Only the output outlives an in-place call, and it has the input's sign unless the slope
-        # turns it; otherwise the caller may change the output and the input is kept, as in torch.
-        ctx.save_for_backward(output if inplace and ctx.negative_slope >= 0 else z)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        z, ctx.negative_slope = inputs
+        ctx.save_for_backward(z)  # not the output, which the caller may change, as in torch
 
     @staticmethod
-    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None]:
         (z,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph
             da = da + zero_through(z)
-        return reference.leaky_relu_backward(da, z, ctx.negative_slope), None, None
+        return reference.leaky_relu_backward(da, z, ctx.negative_slope), None
+
+
+class LeakyReluInplace(LeakyRelu):
+    """The same over its input: the result, which has the input's sign, stands for it."""
+
+    @staticmethod
+    def forward(z: Tensor, negative_slope: float) -> Tensor:
+        return z.copy_(reference.leaky_relu(z, negative_slope))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        _, ctx.negative_slope = inputs
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None]:
+        if ctx.negative_slope < 0:
+            raise RuntimeError(
+                "leaky_relu: the gradient of an in-place call needs negative_slope >= 0, "
+                f"but got {ctx.negative_slope}"
+            )
+        return LeakyRelu.backward(ctx, da)
 
 
 class Tanh(Function):
@@ -129,9 +163,11 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
         raise RuntimeError("relu: input must not be boolean, but got torch.bool")
     if input.is_complex():
         raise NotImplementedError(f"relu: input must be real, but got {input.dtype}")
+    if inplace and _may_be_overwritten(input):
+        return ReluInplace.apply(input)  # type: ignore[no-any-return, no-untyped-call]
     apply = reference.relu if backend.forward_mode() else Relu.apply
     a = apply(input)
-    return _result(input, a, inplace)
+    return input.copy_(a) if inplace else a
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
@@ -166,11 +202,12 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
             "leaky_relu(): argument 'negative_slope' must be a number, "
             f"not {type(negative_slope).__name__}"
         )
-    if backend.forward_mode():
-        a = reference.leaky_relu(input, negative_slope)
-    else:
-        a = LeakyRelu.apply(input, negative_slope, inplace)  # type: ignore[no-untyped-call]
-    return _result(input, a, inplace)
+    if inplace and _may_be_overwritten(input):
+        return LeakyReluInplace.apply(input, negative_slope)  # type: ignore[no-any-return, no-untyped-call]
+    z = input.clone() if inplace else input  # what the backward needs must not be written over
+    apply = reference.leaky_relu if backend.forward_mode() else LeakyRelu.apply
+    a = apply(z, negative_slope)
+    return input.copy_(a) if inplace else a
 
 
 def tanh(input: Tensor) -> Tensor:
@@ -226,5 +263,11 @@ def sigmoid(input: Tensor) -> Tensor:
     return Sigmoid.apply(input)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _result(input: Tensor, a: Tensor, inplace: bool) -> Tensor:
-    return input.copy_(a) if inplace else a
+def _may_be_overwritten(input: Tensor) -> bool:
+    """Whether a Function may write over the input and keep nothing else.
+
+    Otherwise the result is copied into it: `copy_` makes torch's checks of leaves and views before
+    anything is lost, and works under transforms.
+    """
+    leaf = input.requires_grad and input.is_leaf
+    return backend.is_plain(input) and not leaf and not input._is_view()

@@ -20,31 +20,26 @@ __all__ = ["cross_entropy"]
 class CrossEntropy(Function):
     """The shell around `reference.forward` and the backwards.
 
-    Keeps its arguments and, per row, log Σ e^z, from which the probabilities come back.
+    Keeps its arguments alone; the probabilities are taken from the logits again, which is what
+    keeps higher derivatives right.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        logits: Tensor, target: Tensor, weight: Tensor | None, options: Options
-    ) -> tuple[Tensor, Tensor]:
+    def forward(logits: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> Tensor:
         return reference.forward(logits, target, weight, options)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         logits, target, weight, ctx.options = inputs
-        _, lse = output
-        ctx.mark_non_differentiable(lse)
-        ctx.save_for_backward(logits, target, weight, lse)
+        ctx.save_for_backward(logits, target, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        logits, target, weight, lse = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        logits, target, weight = ctx.saved_tensors
         needs_logits, needs_target, needs_weight, _ = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # create_graph: lse is a function of the logits
-            lse = reference.forward(logits, target, weight, ctx.options)[1]
-        args = (grad, logits, target, weight, lse, ctx.options)
+        args = (grad, logits, target, weight, ctx.options)
         dlogits = dtarget = dweight = None
         if needs_logits:
             dlogits = reference.backward(*args).to(logits.dtype)
@@ -115,8 +110,8 @@ def cross_entropy(
     if input.dim() == 1 and target.dim() == 1 and target.shape != input.shape:
         target = target.squeeze(0)  # torch takes (1) for () where there is no batch
     if backend.forward_mode():
-        return reference.forward(input, target, weight, options)[0]
-    return CrossEntropy.apply(input, target, weight, options)[0]  # type: ignore[no-any-return, no-untyped-call]
+        return reference.forward(input, target, weight, options)
+    return CrossEntropy.apply(input, target, weight, options)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _check(input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> None:

@@ -30,46 +30,36 @@ def class_dim(z: Tensor) -> int:
     return 0 if z.dim() == 1 else 1
 
 
-def log_sum_exp(z: Tensor) -> Tensor:
-    """log Σ_c e^{z_c}, the classes kept as a dimension of size 1; z in float64.
+def log_probabilities(logits: Tensor) -> Tensor:
+    """log a = z − log Σ_c e^{z_c}, in float64.
 
     The maximum is detached: it is subtracted and added, so its derivative cancels.
     """
-    dim = class_dim(z)
+    z, dim = wide(logits), class_dim(logits)
     if not z.numel():  # no maximum to take
-        return z.sum(dim, keepdim=True)
+        return z
     top = z.amax(dim, keepdim=True).detach()
-    return (z - top).exp().sum(dim, keepdim=True).log() + top
+    return z - ((z - top).exp().sum(dim, keepdim=True).log() + top)
 
 
-def forward(
-    logits: Tensor, target: Tensor, weight: Tensor | None, options: Options
-) -> tuple[Tensor, Tensor]:
-    """The loss, and log Σ e^z, which is all that the backward needs beside the arguments."""
-    z = wide(logits)
-    lse = log_sum_exp(z)
-    log_a = z - lse
+def forward(logits: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> Tensor:
+    """The loss: of every row, their sum, or their mean."""
+    log_a = log_probabilities(logits)
     losses = _losses(log_a, target, weight, options)
     if options.reduction == "sum":
         losses = losses.sum()
     elif options.reduction == "mean":
         losses = losses.sum() / _divisor(log_a, target, weight, options)
-    return losses.to(_result_dtype(logits, target, weight)), lse
+    return losses.to(_result_dtype(logits, target, weight))
 
 
 def backward(
-    grad: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    lse: Tensor,
-    options: Options,
+    grad: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, options: Options
 ) -> Tensor:
     """dZ = g (A Σq − Q): the lecture's dZ = A − Y, row by row scaled with the loss' cotangent."""
-    z, dim = wide(logits), class_dim(logits)
-    a = (z - lse).exp()
-    q = _soft_targets(z, target, weight, options)
-    dz = _row_cotangent(grad, z, target, weight, options) * (a * q.sum(dim, keepdim=True) - q)
+    a, dim = log_probabilities(logits).exp(), class_dim(logits)
+    q = _soft_targets(a, target, weight, options)
+    dz = _row_cotangent(grad, a, target, weight, options) * (a * q.sum(dim, keepdim=True) - q)
     if _is_probabilities(target):
         return dz
     # where, not times: with every row ignored the mean's divisor is 0
@@ -77,15 +67,10 @@ def backward(
 
 
 def backward_probabilities(
-    grad: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    lse: Tensor,
-    options: Options,
+    grad: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, options: Options
 ) -> tuple[Tensor, Tensor]:
     """dL/dy_c = −g (1 − s) w_c log a_c, and dL/dw_c = −Σ g ỹ_c log a_c with ỹ the smoothed y."""
-    log_a, dim = wide(logits) - lse, class_dim(logits)
+    log_a, dim = log_probabilities(logits), class_dim(logits)
     upstream = -_row_cotangent(grad, log_a, target, weight, options) * log_a
     dtarget = upstream * (1 - options.label_smoothing) * _per_class(weight, log_a)
     dweight = (upstream * _smooth(target, log_a, options)).movedim(dim, -1)
