@@ -30,17 +30,29 @@ def forward_mode() -> bool:
     return bool(forward_ad._current_level >= 0)  # no public way to ask
 
 
+def in_functorch() -> bool:
+    """Return whether a torch.func transform is active in eager mode.
+
+    Example:
+        >>> import torch
+        >>> in_functorch()
+        False
+        >>> torch.func.vmap(lambda x: x + in_functorch())(torch.zeros(2))
+        tensor([1., 1.])
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return bool(torch._C._are_functorch_transforms_active())
+
+
 def is_transformed() -> bool:
     """Return whether torch is compiling, or a torch.func transform is active.
 
     Example:
-        >>> import torch
         >>> is_transformed()
         False
-        >>> torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(2))
-        tensor([1., 1.])
     """
-    return torch.compiler.is_compiling() or bool(torch._C._are_functorch_transforms_active())
+    return torch.compiler.is_compiling() or in_functorch()
 
 
 def is_plain(*tensors: Tensor) -> bool:
@@ -65,6 +77,32 @@ def is_plain(*tensors: Tensor) -> bool:
             for t in tensors
         )
     )
+
+
+def may_be_overwritten(tensor: Tensor) -> bool:
+    """Return whether a `Function` may write over a tensor, as `mark_dirty` announces it.
+
+    torch finds out too late, after the writing, that a tensor is a leaf, a view of one, or one of
+    several views that a function returned. Where one of these is so, or a call is not plain
+    (`is_plain`), `copy_` does better: it finds out before, and works under transforms.
+
+    Example:
+        >>> import torch
+        >>> leaf = torch.ones(4, requires_grad=True)
+        >>> may_be_overwritten(leaf), may_be_overwritten(leaf[:2]), may_be_overwritten(leaf * 1)
+        (False, False, True)
+        >>> may_be_overwritten((leaf * 1)[:2]), may_be_overwritten((leaf * 1).chunk(2)[0])
+        (True, False)
+    """
+    if not is_plain(tensor):
+        return False
+    base = tensor
+    if tensor._is_view():
+        meta = torch._C._autograd._get_creation_meta(tensor)
+        if meta != torch._C._autograd.CreationMeta.DEFAULT:
+            return False
+        base = tensor._base  # type: ignore[assignment]
+    return not (base.requires_grad and base.is_leaf)
 
 
 def has_readable_values(tensor: Tensor) -> bool:

@@ -12,7 +12,15 @@ import torch
 from verification.cases import Arrays, Case, OpTable
 from verification.oracles import Result
 from verification.report import ANOTHER, Row
-from verification.tolerance import Judgement, Sample, same_algorithm, same_bits, same_precision
+from verification.tolerance import (
+    Judgement,
+    Sample,
+    beside_builtin,
+    own_target,
+    same_algorithm,
+    same_bits,
+    same_precision,
+)
 
 DRAWS = 3  # of ±1 ulp, for the oracle's response
 
@@ -24,6 +32,7 @@ def verify_op(
     dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32),
     seeds: int = 5,
     device: str = "cpu",
+    own: bool = False,
 ) -> Iterator[list[Row]]:
     """Yield the rows of each case of an op's table.
 
@@ -34,9 +43,11 @@ def verify_op(
         table: the op.
         candidate: a function with the signature of refnet's, which is the builtin's; dropout's has
             a keyword `mask` as well, since masks drawn apart can't be compared.
-        dtypes: what candidate and builtin compute in.
+        dtypes: what candidate and builtin compute in, each where a case's values fit into it.
         seeds: how many draws of each case.
         device: where candidate and builtin compute.
+        own: hold it to refnet's own, stricter targets: in float64 the builtin to 1e-12 as well, in
+            the other dtypes `tolerance.own_target` in place of `tolerance.same_precision`.
 
     Returns:
         An iterator over lists of rows, a list per case.
@@ -52,7 +63,8 @@ def verify_op(
         yield [
             row
             for dtype in dtypes
-            for row in _verify_case(table, case, function, dtype, seeds, torch.device(device))
+            if short(dtype) in case.dtypes and (own or not case.hard or dtype == torch.float64)
+            for row in _verify_case(table, case, function, dtype, seeds, torch.device(device), own)
         ]
 
 
@@ -63,28 +75,40 @@ def _verify_case(
     dtype: torch.dtype,
     seeds: int,
     device: torch.device,
+    own: bool,
 ) -> list[Row]:
     samples: dict[str, list[Sample]] = {}
+    kinds: dict[str, torch.dtype] = {}
     for seed in range(seeds):
         try:
-            drawn = _samples(table, case, candidate, dtype, seed, device)
+            drawn = _samples(table, case, candidate, dtype, seed, device, kinds)
         except Exception as error:  # a candidate that crashes gets a row
             return [_crash(table, case, dtype, error)]
         for quantity, sample in drawn.items():
             samples.setdefault(quantity, []).append(sample)
-    rules: dict[str, Callable[[list[Sample]], Judgement]] = {}
-    if table.bitwise:
-        rules["bits"] = same_bits
-    if dtype == torch.float64:
-        rules["algorithm"] = same_algorithm
-    else:
-        eps = torch.finfo(dtype).eps
-        rules["precision"] = lambda found: same_precision(found, eps)
     return [
-        Row(table.name, case.name, quantity, _short(dtype), **vars(rule(found)))
+        Row(table.name, case.name, quantity, short(dtype), **vars(judged))
         for quantity, found in samples.items()
-        for rule in rules.values()
+        for judged in _judge(found, kinds[quantity], table.bitwise, own)
     ]
+
+
+def _judge(
+    samples: list[Sample], dtype: torch.dtype, bitwise: bool, own: bool
+) -> Iterator[Judgement]:
+    """Put the questions that a quantity of a dtype is asked."""
+    if bitwise or not dtype.is_floating_point:
+        yield same_bits(samples)
+    if not dtype.is_floating_point:
+        return
+    eps = torch.finfo(dtype).eps
+    if dtype == torch.float64:
+        yield same_algorithm(samples)
+        beside = beside_builtin(samples) if own else None
+        if beside is not None:
+            yield beside
+    else:
+        yield own_target(samples, eps) if own else same_precision(samples, eps)
 
 
 def _samples(
@@ -94,12 +118,16 @@ def _samples(
     dtype: torch.dtype,
     seed: int,
     device: torch.device,
+    kinds: dict[str, torch.dtype],
 ) -> dict[str, Sample]:
-    """Draw a case once and run the three parties on it."""
+    """Draw a case once and run the three parties on it; note the dtypes of what comes back."""
     rng = np.random.default_rng([seed, zlib.crc32(f"{table.name} {case.name}".encode())])
     arrays = {name: round_to(value, dtype) for name, value in case.draw(rng).items()}
+    arrays = {n: repeated(n, a, case.layout, table.expanded) for n, a in arrays.items()}
     options = dict(case.options)
-    tensors = table.complete(_tensors(arrays, dtype, device), options)
+    tensors = as_tensors(table, case, arrays, dtype, device)
+    laid_out = {name: lay_out(name, t, case, table) for name, t in tensors.items()}
+    tensors = table.complete(laid_out, options) | tensors
     arrays = {**arrays, **{n: to_numpy(t) for n, t in tensors.items() if n not in arrays}}
 
     expected = table.oracle(**arrays, **options)
@@ -107,12 +135,13 @@ def _samples(
         table.oracle(**{n: nudge(a, dtype, rng) for n, a in arrays.items()}, **options)
         for _ in range(DRAWS)
     ]
-    builtin = _run(table, table.builtin, tensors, options)
-    ours = _run(table, candidate, tensors, options)
+    builtin = _run(table, case, table.builtin, tensors, options)
+    ours = _run(table, case, candidate, tensors, options)
     for quantity, value in builtin.items():
         if ours[quantity].dtype != value.dtype:
-            kinds = f"{_short(ours[quantity].dtype)}, the builtin's is {_short(value.dtype)}"
-            raise TypeError(f"{quantity} is {kinds}")
+            found = f"{short(ours[quantity].dtype)}, the builtin's is {short(value.dtype)}"
+            raise TypeError(f"{quantity} is {found}")
+        kinds[quantity] = value.dtype
     return {
         quantity: Sample(
             candidate=to_numpy(ours[quantity]),
@@ -131,21 +160,33 @@ def _wanted(expected: Result, table: OpTable) -> dict[str, Any]:
 
 
 def _run(
-    table: OpTable, function: Callable[..., Any], tensors: Arrays, options: dict[str, Any]
+    table: OpTable,
+    case: Case,
+    function: Callable[..., Any],
+    tensors: Arrays,
+    options: dict[str, Any],
 ) -> dict[str, torch.Tensor]:
     """Call a party on copies; return its output, gradients and buffers.
 
     Raises:
-        RuntimeError: it changed an argument that is no buffer, or the cotangent.
+        RuntimeError: it changed an argument that is no buffer, or the cotangent, or did not write
+            over the input though it was told to.
     """
+    inplace = bool(options.get("inplace"))
     copies: Arrays = {name: None if t is None else t.clone() for name, t in tensors.items()}
-    arguments = {name: copy for name, copy in copies.items() if name != "cotangent"}
+    if not inplace:
+        copies = {n: lay_out(n, t, case, table) for n, t in copies.items()}
     inputs = {
         name: copies[name].requires_grad_()
         for name in table.differentiable
         if copies[name] is not None and copies[name].is_floating_point()
     }
+    arguments = {name: copy for name, copy in copies.items() if name != "cotangent"}
+    if inplace:  # a leaf may not be written over
+        arguments["input"] = lay_out("input", copies["input"] * 1, case, table)
     output = function(**arguments, **options)
+    if inplace and output.data_ptr() != arguments["input"].data_ptr():
+        raise RuntimeError("inplace: the result is not where the input was")
     gradients = torch.autograd.grad(output, list(inputs.values()), copies["cotangent"])
     for name, copy in copies.items():
         if name not in table.buffers and not _equal(copy, tensors[name]):
@@ -159,6 +200,33 @@ def _equal(a: Any, b: Any) -> bool:
     return (a is None and b is None) or np.array_equal(to_numpy(a), to_numpy(b), equal_nan=True)
 
 
+# The tensors whose layout in memory a case chooses.
+LAID_OUT = {"input", "target", "cotangent"}
+
+
+def repeated(name: str, value: Any, layout: str, dim: int) -> Any:
+    """Make an array repeat itself along a dimension if it is to be laid out expanded."""
+    if layout != "expanded" or name not in LAID_OUT or value is None:
+        return value
+    if value.dtype.kind != "f" or not value.size or not value.ndim:
+        return value
+    return np.broadcast_to(np.take(value, [0], dim), value.shape).copy()
+
+
+def lay_out(name: str, tensor: Any, case: Case, table: OpTable) -> Any:
+    """Lay a tensor out in memory as its case wants it; differentiable."""
+    if name not in LAID_OUT or tensor is None or not tensor.numel():
+        return tensor
+    if case.layout == "channels-last" and tensor.dim() > 2:
+        return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
+    if case.layout == "sliced":  # every other place holds something that must not be read
+        junk = torch.nan if tensor.is_floating_point() else 100
+        return torch.stack([tensor, torch.full_like(tensor, junk)], -1)[..., 0]
+    if case.layout == "expanded" and tensor.is_floating_point() and tensor.dim():
+        return tensor.narrow(table.expanded, 0, 1).expand(tensor.shape)
+    return tensor
+
+
 def round_to(value: Any, dtype: torch.dtype) -> Any:
     """Round floats to the tested dtype, in a float64 array; leave integers and None."""
     if value is None or value.dtype.kind != "f" or dtype == torch.float64:
@@ -166,14 +234,19 @@ def round_to(value: Any, dtype: torch.dtype) -> Any:
     return torch.tensor(value).to(dtype).to(torch.float64).numpy()
 
 
-def _tensors(arrays: Arrays, dtype: torch.dtype, device: torch.device) -> Arrays:
-    def tensor(value: Any) -> Any:
+def as_tensors(
+    table: OpTable, case: Case, arrays: Arrays, dtype: torch.dtype, device: torch.device
+) -> Arrays:
+    """Make tensors of a case's arrays: floats in the tested dtype, wide parameters in float32."""
+    half = dtype in (torch.bfloat16, torch.float16)
+
+    def tensor(name: str, value: Any) -> Any:
         if value is None:
             return None
-        kind = dtype if value.dtype.kind == "f" else None
-        return torch.tensor(value, dtype=kind, device=device)
+        kind = torch.float32 if half and case.wide and name in table.parameters else dtype
+        return torch.tensor(value, dtype=kind if value.dtype.kind == "f" else None, device=device)
 
-    return {name: tensor(value) for name, value in arrays.items()}
+    return {name: tensor(name, value) for name, value in arrays.items()}
 
 
 def nudge(value: Any, dtype: torch.dtype, rng: np.random.Generator) -> Any:
@@ -198,8 +271,9 @@ def to_numpy(tensor: Any) -> Any:
 def _crash(table: OpTable, case: Case, dtype: torch.dtype, error: Exception) -> Row:
     note = f"{type(error).__name__}: {error}".splitlines()[0]
     nan = float("nan")
-    return Row(table.name, case.name, "-", _short(dtype), nan, nan, nan, "runs", ANOTHER, note)
+    return Row(table.name, case.name, "-", short(dtype), nan, nan, nan, "runs", ANOTHER, note)
 
 
-def _short(dtype: torch.dtype) -> str:
+def short(dtype: torch.dtype) -> str:
+    """Return a dtype's name without "torch."."""
     return str(dtype).removeprefix("torch.")

@@ -19,6 +19,9 @@ from verification.report import ANOTHER, AS_GOOD, BETTER, INCONCLUSIVE, PASSING,
 FLOOR_64 = 1e-11  # a right float64 computation on easy inputs gives 1e-16 … 1e-13
 RESPONSE_64 = 30  # torch's own error stays below 8 responses on inputs with an offset of 1e4
 MARGIN, MARGIN_SMALL, SMALL = 2.5, 8.0, 300  # few elements: the maximum is a noisy statistic
+OWN = 1.25  # refnet's own target, in place of the margins
+NOTHING = 1e-16  # of the terms: what extended precision leaves where they cancel
+BESIDE, WELL = 1e-12, 1e-13  # how close to the builtin in float64, and where
 CLEARLY = 1.25  # a ratio of errors that is more than noise
 
 Array = npt.NDArray[np.longdouble]
@@ -143,6 +146,48 @@ def _same_precision(samples: list[Sample], eps: float, norm: str) -> Judgement:
     note = "the builtin is exact" if builtin == 0 and error > 0 else ""
     verdict = _verdict(error <= bound, median(errors), builtin, WORSE)
     return Judgement(error, builtin, bound, rule, verdict, note)
+
+
+def own_target(samples: list[Sample], eps: float) -> Judgement:
+    """Refnet's own target below float64: 1.25 times the builtin's error, or one eps of the scale.
+
+    In the maximum norm over max |y|, the seed in the middle. A quantity that is 0 but for the
+    oracle's own rounding is measured against what cancels in it.
+    """
+    errors, builtins, bounds = [], [], []
+    for s in samples:
+        size, terms = size_of(s.oracle), s.scale or 0.0
+        scale = (size if size > NOTHING * terms else terms) or 1.0
+        builtin = math.nan if s.builtin is None else distance(s.builtin, s.oracle) / scale
+        errors.append(distance(s.candidate, s.oracle) / scale)
+        builtins.append(builtin)
+        bounds.append(max(OWN * builtin, eps) if math.isfinite(builtin) else eps)
+    order = sorted(range(len(samples)), key=lambda i: errors[i] / bounds[i])
+    middle = order[(len(order) - 1) // 2]
+    error, builtin, bound = errors[middle], builtins[middle], bounds[middle]
+    rule = "eps" if bound == eps else f"{OWN}·builtin"
+    return Judgement(
+        error, builtin, bound, rule, _verdict(error <= bound, error, builtin, WORSE)
+    )  # fmt: skip
+
+
+def beside_builtin(samples: list[Sample]) -> Judgement | None:
+    """In float64, where the case is well conditioned (P64 ≤ 1e-13): the builtin to 1e-12.
+
+    None where a seed shows that it is not: with two values per channel, three draws of ±1 ulp may
+    all move both the same way, and show nothing. None as well where there is no builtin.
+    """
+    judged = []
+    for s in samples:
+        scale = max(size_of(s.oracle), s.scale or 0) or 1.0
+        response = max((distance(r, s.oracle) for r in s.responses), default=0.0) / scale
+        if s.builtin is None or response > WELL:
+            return None
+        gap = distance(s.candidate, np.asarray(s.builtin, dtype=np.longdouble)) / scale
+        error = distance(s.builtin, s.oracle) / scale
+        verdict = AS_GOOD if gap <= BESIDE else ANOTHER
+        judged.append(Judgement(gap, error, BESIDE, "builtin to 1e-12", verdict))
+    return _worst(judged)
 
 
 def same_bits(samples: list[Sample]) -> Judgement:

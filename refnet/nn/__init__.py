@@ -13,9 +13,17 @@ Example:
 from __future__ import annotations
 
 from refnet.nn.activation import LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
-from refnet.nn.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from refnet.nn.batchnorm import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    LazyBatchNorm1d,
+    LazyBatchNorm2d,
+    LazyBatchNorm3d,
+    SyncBatchNorm,
+)
 from refnet.nn.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
-from refnet.nn.linear import Linear
+from refnet.nn.linear import LazyLinear, Linear
 from refnet.nn.loss import CrossEntropyLoss
 
 __all__ = [
@@ -27,11 +35,16 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "LazyLinear",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
     "ReLU",
     "Sigmoid",
     "Softmax",
+    "SyncBatchNorm",
     "Tanh",
 ]

@@ -20,3 +20,17 @@ class Linear(torch.nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to (*, in_features)."""
         return linear(input, self.weight, self.bias)
+
+
+class LazyLinear(torch.nn.LazyLinear, Linear):
+    """`Linear` that takes `in_features` from its first input, and becomes that class then.
+
+    Example:
+        >>> import torch
+        >>> layer = LazyLinear(2)
+        >>> _ = layer(torch.ones(5, 3))
+        >>> layer
+        Linear(in_features=3, out_features=2, bias=True)
+    """
+
+    cls_to_become = Linear

@@ -12,20 +12,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from verification.cases import OpTable, op_tables
+from verification.cases import DTYPES, OpTable, op_tables
 from verification.ops import nudge, round_to, to_numpy, verify_op
 from verification.report import Report, Row, collect
 
 TABLES = op_tables()
 F32, F64 = torch.float32, torch.float64
+ALL = (F64, F32, torch.bfloat16, torch.float16)
 Op = Callable[..., Any]
 
 
-def dropout(input: Tensor, p: float, *, mask: Tensor) -> Tensor:
-    return input * (mask.to(input.dtype) / (1 - p or 1))
+def dropout(
+    input: Tensor, p: float, training: bool = True, inplace: bool = False, *, mask: Tensor
+) -> Tensor:
+    if not training:
+        return input
+    scale = mask.to(input.dtype) / (1 - p or 1)
+    return input.mul_(scale) if inplace else input * scale
 
 
-BUILTINS: dict[str, Op] = {name: t.builtin for name, t in TABLES.items()} | {"dropout": dropout}
+BUILTINS: dict[str, Op] = {
+    name: dropout if "dropout" in name else table.builtin for name, table in TABLES.items()
+}
 
 
 def only(table: OpTable, case: str) -> OpTable:
@@ -123,7 +131,10 @@ def test_a_crash_on_one_case_leaves_the_others() -> None:
         return functional.tanh(input)
 
     failed = Report(verify("tanh", small_only)).failures
-    assert {row.case for row in failed} == {"images"}
+    large = {
+        c.name for c in TABLES["tanh"].cases if c.draw(np.random.default_rng(0))["input"].ndim > 2
+    }
+    assert {row.case for row in failed} == large > {"images"}
 
 
 def changing(name: str) -> Op:
@@ -224,6 +235,9 @@ def test_nothing_is_left_out(name: str) -> None:
         rules = 2 if table.bitwise else 1
         for dtype in ("float32", "float64"):
             found = [row.quantity for row in rows if row.dtype == dtype]
+            if dtype not in case.dtypes or (case.hard and dtype == "float32"):
+                assert not found
+                continue
             assert set(found) == wanted
             assert len(found) == rules * len(wanted)
         assert {row.case for row in rows} == {case.name}
@@ -259,6 +273,81 @@ def test_each_dtype_has_its_question() -> None:
     rules = {(row.dtype, row.rule) for row in verify("sigmoid", functional.sigmoid, "easy")}
     assert {rule for dtype, rule in rules if dtype == "float64"} == {"1e-11"}
     assert all("½eps" in rule for dtype, rule in rules if dtype == "float32")
+
+
+def test_refnets_own_target_is_asked_on_demand() -> None:
+    rows = collect(verify_op(only(TABLES["tanh"], "easy"), dtypes=ALL, seeds=3, own=True)).rows
+    rules = {dtype: {row.rule for row in rows if row.dtype == dtype} for dtype in DTYPES}
+    assert rules["float64"] == {"1e-11", "builtin to 1e-12"}
+    for dtype in DTYPES[1:]:
+        assert rules[dtype]
+        assert rules[dtype] <= {"eps", "1.25·builtin"}
+
+
+def test_twice_the_builtins_error_misses_the_own_target() -> None:
+    def candidate(input: Tensor) -> Tensor:
+        y = functional.tanh(input)
+        return y + (2 * torch.finfo(y.dtype).eps * y.abs().max()).detach()
+
+    for dtype in ALL[1:]:
+        table = only(TABLES["tanh"], "easy")
+        rows = collect(verify_op(table, candidate, dtypes=[dtype], own=True)).rows
+        assert {(r.quantity, r.verdict) for r in Report(rows).failures} == {("output", "worse")}
+
+
+def test_a_thousandth_of_the_bound_beside_the_oracle_is_seen_beside_the_builtin() -> None:
+    def candidate(input: Tensor) -> Tensor:
+        return functional.tanh(input) * (1 + 5e-12)
+
+    table = only(TABLES["tanh"], "easy")
+    rows = collect(verify_op(table, candidate, dtypes=[F64], own=True)).rows
+    assert {row.rule for row in Report(rows).failures} == {"builtin to 1e-12"}
+
+
+def test_hard_cases_are_asked_of_the_own_target_and_in_float64() -> None:
+    table = TABLES["batch_norm"]
+    (hard,) = [c for c in table.cases if c.name == "(N, C), scale 1, offset 10000"]
+    for own, dtypes in ((False, {"float64"}), (True, {"float64", "float32"})):
+        run = verify_op(replace(table, cases=(hard,)), dtypes=ALL, seeds=1, own=own)
+        assert {row.dtype for row in collect(run).rows} == dtypes
+
+
+@pytest.mark.parametrize("layout", ["channels-last", "sliced"])
+def test_a_candidate_that_reads_memory_in_order_fails(layout: str) -> None:
+    def candidate(input: Tensor) -> Tensor:
+        in_order = torch.empty(input.shape).stride()
+        return functional.tanh(torch.as_strided(input, input.shape, in_order))
+
+    cases = tuple(c for c in TABLES["tanh"].cases if c.layout == layout)
+    rows = collect(verify_op(replace(TABLES["tanh"], cases=cases), candidate, seeds=1)).rows
+    assert {row.case for row in Report(rows).failures} == {case.name for case in cases}
+
+
+def test_laid_out_tensors_are_what_they_say() -> None:
+    seen: dict[str, Tensor] = {}
+
+    def candidate(input: Tensor) -> Tensor:
+        if input.dim() == 4:
+            seen[case.layout] = input
+        return functional.tanh(input)
+
+    for case in TABLES["tanh"].cases:
+        list(verify_op(replace(TABLES["tanh"], cases=(case,)), candidate, seeds=1, dtypes=[F64]))
+    assert seen["contiguous"].is_contiguous()
+    assert seen["channels-last"].is_contiguous(memory_format=torch.channels_last)
+    assert seen["sliced"].stride()[-1] == 2
+    assert 0 in seen["expanded"].stride()
+
+
+def test_an_inplace_candidate_that_is_none_fails() -> None:
+    def candidate(input: Tensor, inplace: bool = False) -> Tensor:
+        return functional.relu(input)
+
+    failed = Report(verify("relu", candidate)).failures
+    assert failed
+    assert {row.note for row in failed} == {
+        "RuntimeError: inplace: the result is not where the input was"
+    }
 
 
 def test_a_less_accurate_candidate_is_worse() -> None:

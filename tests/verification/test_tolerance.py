@@ -11,7 +11,9 @@ import pytest
 from verification.report import ANOTHER, AS_GOOD, BETTER, INCONCLUSIVE, WORSE
 from verification.tolerance import (
     Sample,
+    beside_builtin,
     distance,
+    own_target,
     same_algorithm,
     same_bits,
     same_precision,
@@ -283,3 +285,63 @@ def test_bits(candidate: Any, builtin: Any, same: bool, others: int) -> None:
     assert judged.verdict == (AS_GOOD if same else ANOTHER)
     assert (judged.error == 0) == same
     assert judged.rule == "bitwise"
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin", "rule", "verdict"),
+    [
+        (0.9 * EPS, 0.0, "eps", AS_GOOD),
+        (1.1 * EPS, 0.0, "eps", WORSE),
+        (1.1 * EPS, 0.9 * EPS, "1.25·builtin", AS_GOOD),
+        (12.4 * EPS, 10 * EPS, "1.25·builtin", AS_GOOD),
+        (12.6 * EPS, 10 * EPS, "1.25·builtin", WORSE),
+        (5 * EPS, 10 * EPS, "1.25·builtin", BETTER),
+        (0.5 * EPS, INF, "eps", BETTER),
+        (1.1 * EPS, NAN, "eps", WORSE),
+        (NAN, 0.0, "eps", WORSE),
+        (1.1 * EPS, None, "eps", WORSE),
+    ],
+)
+def test_own_target(error: float, builtin: float | None, rule: str, verdict: str) -> None:
+    judged = own_target([sample(error, builtin)], EPS)
+    assert (judged.rule, judged.verdict) == (rule, verdict)
+
+
+def test_own_target_takes_the_seed_in_the_middle() -> None:
+    good, bad = sample(0.5 * EPS), sample(3 * EPS)
+    assert own_target([good, good, good, bad, bad], EPS).verdict == AS_GOOD
+    assert own_target([good, good, bad, bad, bad], EPS).verdict == WORSE
+
+
+def test_own_target_measures_what_cancels_to_nothing_against_its_terms() -> None:
+    nothing = Sample(
+        candidate=exact([0.5 * EPS]), builtin=exact([0.0]), oracle=exact([1e-20]), responses=[],
+        scale=1.0,
+    )  # fmt: skip
+    assert own_target([nothing], EPS).verdict == AS_GOOD
+    something = replace(nothing, oracle=exact([1e-10]))
+    assert own_target([something], EPS).verdict == WORSE
+
+
+@pytest.mark.parametrize(
+    ("gap", "response", "verdict"),
+    [
+        (0.9e-12, 1e-13, AS_GOOD),
+        (1.1e-12, 1e-13, ANOTHER),
+        (NAN, 1e-13, ANOTHER),
+        (1.0, 1.1e-13, None),
+    ],
+)
+def test_beside_the_builtin(gap: float, response: float, verdict: str | None) -> None:
+    judged = beside_builtin([sample(gap, response=response)])
+    assert (judged and judged.verdict) == verdict
+
+
+def test_beside_the_builtin_is_not_beside_the_oracle() -> None:
+    assert beside_builtin([sample(1e-9, builtin=1e-9)]).verdict == AS_GOOD  # type: ignore[union-attr]
+    assert beside_builtin([sample(0.0, builtin=None)]) is None
+
+
+def test_one_seed_that_is_badly_conditioned_speaks_for_the_case() -> None:
+    assert beside_builtin([sample(1.0), sample(1.0, response=1e-12)]) is None
+    assert beside_builtin([sample(0.0), sample(1.0)]).verdict == ANOTHER  # type: ignore[union-attr]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from torch.nn import functional as builtin
 
 from refnet import functional
-from verification.cases import Arrays, Case, OpTable, normal
+from verification.cases import DTYPES, LAYOUTS, Arrays, Case, OpTable, holding, normal
+from verification.cases.pairs import Options, Values, combinations
+from verification.oracles import Result
 from verification.oracles import activations as oracles
 
 SPECIAL = (0.0, -0.0, np.inf, -np.inf, np.nan)
@@ -29,7 +31,7 @@ def _case(
             input.flat[: len(SPECIAL)] = SPECIAL
         return {"input": input, "cotangent": normal(rng, *shape)}
 
-    return Case(name, draw, options)
+    return Case(name, draw, options, dtypes=holding(scale, abs(offset), largest=3 * scale))
 
 
 def _cases(name: str = "", **options: Any) -> tuple[Case, ...]:
@@ -44,23 +46,69 @@ def _cases(name: str = "", **options: Any) -> tuple[Case, ...]:
     )
 
 
-def _table(name: str, cases: tuple[Case, ...], *, bitwise: bool = False) -> OpTable:
-    parties: Mapping[str, Any] = {
-        "candidate": getattr(functional, name),
-        "builtin": getattr(builtin, name),
-        "oracle": getattr(oracles, name),
-    }
-    return OpTable(name=name, differentiable=("input",), cases=cases, bitwise=bitwise, **parties)
+SHAPES = {"1": (7,), "2": (4, 3), "3": (2, 4, 3), "4": (2, 3, 2, 2), "5": (2, 3, 1, 2, 2)}
 
 
+def _options(**values: tuple[str, ...]) -> Options:
+    return Options(
+        {"dims": tuple(SHAPES), "layout": LAYOUTS, "dtype": DTYPES, **values},
+        (
+            ("below three dimensions there is one layout", {
+                "dims": ["1", "2"], "layout": ["channels-last"]}),
+            ("memory that repeats itself cannot be written over", {
+                "layout": ["expanded"], "inplace": ["True"]}),
+            ("torch refuses its gradient", {
+                "negative_slope": ["-0.5"], "inplace": ["True"]}),
+        ),
+    )  # fmt: skip
+
+
+def _pair(values: Values) -> Case:
+    shape = SHAPES[values["dims"]]
+    named = {name: value for name, value in values.items() if name != "dtype"}
+    options: dict[str, Any] = {}
+    if "inplace" in values:
+        options["inplace"] = values["inplace"] == "True"
+    if "negative_slope" in values:
+        options["negative_slope"] = float(values["negative_slope"])
+    return Case(
+        "pairs, " + ", ".join(f"{name} {value}" for name, value in named.items()),
+        lambda rng: {"input": normal(rng, *shape), "cotangent": normal(rng, *shape)},
+        options,
+        layout=values["layout"],
+        values=named,
+    )
+
+
+def _table(
+    name: str, cases: tuple[Case, ...], options: Options, *, bitwise: bool = False
+) -> OpTable:
+    return OpTable(
+        name=name,
+        candidate=getattr(functional, name),
+        builtin=getattr(builtin, name),
+        oracle=_without_inplace(getattr(oracles, name)),
+        differentiable=("input",),
+        cases=cases + tuple(map(_pair, combinations(options))),
+        bitwise=bitwise,
+        options=options,
+    )
+
+
+def _without_inplace(oracle: Callable[..., Result]) -> Callable[..., Result]:
+    return lambda inplace=False, **arguments: oracle(**arguments)
+
+
+INPLACE = ("True", "False")
 TABLES = (
-    _table("relu", _cases(), bitwise=True),
+    _table("relu", _cases(), _options(inplace=INPLACE), bitwise=True),
     _table(
         "leaky_relu",
         _cases()
         + _cases(", slope 0.2", negative_slope=0.2)
         + _cases(", slope -0.5", negative_slope=-0.5),
+        _options(inplace=INPLACE, negative_slope=("0.01", "0.2", "-0.5")),
     ),
-    _table("tanh", _cases()),
-    _table("sigmoid", _cases()),
+    _table("tanh", _cases(), _options()),
+    _table("sigmoid", _cases(), _options()),
 )

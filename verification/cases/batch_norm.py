@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 
 import numpy as np
 from torch.nn import functional as builtin
 
 from refnet import functional
-from verification.cases import Arrays, Case, OpTable, normal
+from verification.cases import Arrays, Case, OpTable, holding, normal
 from verification.oracles.batch_norm import batch_norm as oracle
 
 
@@ -33,13 +34,35 @@ def _draw(
 
 def _case(name: str, *shape: int, scale: float = 1.0, offset: float = 0.0,
           affine: str = "weight bias", tracked: bool = True, training: bool = True,
-          momentum: float = 0.1, eps: float = 1e-5) -> Case:  # fmt: skip
+          momentum: float = 0.1, eps: float = 1e-5, layout: str = "contiguous",
+          hard: bool = False) -> Case:  # fmt: skip
     draw = partial(_draw, scale=scale, offset=offset, affine=affine, tracked=tracked)
     return Case(
         name,
         lambda rng: draw(rng, *shape),
         {"training": training, "momentum": momentum, "eps": eps},
+        layout=layout,
+        dtypes=holding(scale, offset),
+        wide=hard,
+        hard=hard,
     )
+
+
+# Every scale with every offset, few and many values, both layouts of images.
+HARD = [
+    _case(f"{name}, scale {scale:g}, offset {offset:g}", *shape,
+          scale=scale, offset=offset, layout=layout, hard=True)
+    for (name, shape, layout), scale, offset in product(
+        (
+            ("(N, C)", (64, 4), "contiguous"),
+            ("N=2", (2, 4), "contiguous"),
+            ("NCHW", (4, 3, 6, 5), "contiguous"),
+            ("NHWC", (4, 3, 6, 5), "channels-last"),
+        ),
+        (1e-6, 1e-3, 1.0, 1e2, 1e6),
+        (0.0, 3e2, 1e4),
+    )
+]  # fmt: skip
 
 
 TABLES = (
@@ -50,6 +73,8 @@ TABLES = (
         oracle=oracle,
         differentiable=("input", "weight", "bias"),
         buffers=("running_mean", "running_var"),
+        parameters=("weight", "bias", "running_mean", "running_var"),
+        expanded=-1,
         cases=(
             _case("easy", 64, 5),
             _case("N=2", 2, 5),
@@ -80,6 +105,9 @@ TABLES = (
             _case("images, momentum 0.7, eps 1e-3", 4, 3, 6, 5, momentum=0.7, eps=1e-3),
             _case("images, weight alone, 70 channels", 2, 70, 3, 3, affine="weight"),
             _case("eval, no weight, no bias", 16, 5, training=False, affine=""),
+            _case("no examples", 0, 5),
+            _case("no examples, eval", 0, 5, training=False),
+            *HARD,
         ),
     ),
 )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from torch.nn import functional as builtin
 
 from refnet import functional
-from verification.cases import Arrays, Case, OpTable, normal
+from verification.cases import DTYPES, LAYOUTS, Arrays, Case, OpTable, holding, normal
+from verification.cases.pairs import Options, Values, combinations
 from verification.oracles.cross_entropy import cross_entropy as oracle
 
 IGNORED = 1  # in range, so that a row which is not ignored after all would count
@@ -25,6 +27,8 @@ def _case(
     scale: float = 1.0,
     forbidden: bool = False,
     name: str = "",
+    layout: str = "contiguous",
+    values: Values = MappingProxyType({}),
 ) -> Case:
     classes = shape[1] if len(shape) > 1 else shape[0]
     rows = shape[:1] + shape[2:] if len(shape) > 1 else ()
@@ -43,11 +47,19 @@ def _case(
         }
 
     smoothed = f"smoothing {label_smoothing:g}" if label_smoothing else ""
-    parts = (name, "×".join(map(str, shape)), target, weight, smoothed, ignore, reduction)
+    laid_out = layout if layout != "contiguous" else ""
+    parts = (name, "×".join(map(str, shape)), target, weight, smoothed, ignore, reduction, laid_out)
     options: dict[str, Any] = {"reduction": reduction, "label_smoothing": label_smoothing}
     if ignore:
         options["ignore_index"] = IGNORED if ignore == "ignored rows" else -100
-    return Case(", ".join(p for p in parts if p and p != "no weight"), draw, options)
+    return Case(
+        ", ".join(p for p in parts if p and p != "no weight"),
+        draw,
+        options,
+        layout=layout,
+        dtypes=holding(scale, largest=3 * scale),
+        values=values,
+    )
 
 
 def _target(
@@ -60,8 +72,8 @@ def _target(
     labels = rng.integers(0, classes, rows)
     if ignore == "all rows ignored":
         labels = np.full(rows, -100)
-    elif ignore == "ignored rows" and rows:
-        labels.flat[:3] = IGNORED
+    elif ignore and rows:
+        labels.flat[:3] = IGNORED if ignore == "ignored rows" else -100
     return labels
 
 
@@ -100,6 +112,50 @@ SPECIAL = [
     _case(1, 5, name="one row"),
 ]
 
+OPTIONS = Options(
+    {
+        "target": ("indices", "probabilities"),
+        "weight": ("no weight", "weight", "weight with a zero"),
+        "ignore_index": ("", "rows of -100", "ignored rows", "all rows ignored"),
+        "label_smoothing": ("0", "0.1", "1"),
+        "reduction": ("mean", "sum", "none"),
+        "dims": ("1", "2", "3", "4", "5"),
+        "layout": LAYOUTS,
+        "dtype": DTYPES,
+    },
+    (
+        ("torch ignores class indices only", {
+            "target": ["probabilities"],
+            "ignore_index": ["rows of -100", "ignored rows", "all rows ignored"]}),
+        ("the one row is all rows", {
+            "dims": ["1"], "ignore_index": ["rows of -100", "ignored rows"]}),
+        ("below three dimensions there is one layout", {
+            "dims": ["1", "2"], "layout": ["channels-last"]}),
+    ),
+)  # fmt: skip
+SHAPES = {"1": (5,), "2": (7, 4), "3": (4, 3, 2), "4": (2, 3, 2, 2), "5": (2, 3, 1, 2, 2)}
+
+
+def _pair(values: Values) -> Case:
+    return _case(
+        *SHAPES[values["dims"]],
+        target=values["target"],
+        weight=values["weight"],
+        reduction=values["reduction"],
+        label_smoothing=float(values["label_smoothing"]),
+        ignore=values["ignore_index"],
+        layout=values["layout"],
+        name="pairs",
+        values={name: value for name, value in values.items() if name != "dtype"},
+    )
+
+
+LARGE = [
+    _case(12, 5, scale=scale, name=f"scores to {3 * scale:g}", label_smoothing=s, weight="weight")
+    for scale in (1e-6, 1e-3, 30.0, 3e3)
+    for s in (0.0, 0.1)
+]
+
 TABLES = (
     OpTable(
         name="cross_entropy",
@@ -107,6 +163,8 @@ TABLES = (
         builtin=builtin.cross_entropy,
         oracle=oracle,
         differentiable=("input", "target"),
-        cases=tuple(INDICES + PROBABILITIES + SPECIAL),
+        cases=tuple(INDICES + PROBABILITIES + SPECIAL + LARGE)
+        + tuple(map(_pair, combinations(OPTIONS))),
+        options=OPTIONS,
     ),
 )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch.nn import functional as builtin
 
 from refnet import functional
-from verification.cases import Arrays, Case, OpTable, normal
-from verification.oracles.linear import linear as oracle
+from verification.cases import DTYPES, LAYOUTS, Arrays, Case, OpTable, holding, normal
+from verification.cases.pairs import Options, Values, combinations
+from verification.oracles import Result
+from verification.oracles.linear import linear as of_matrix
 
 
 def _case(name: str, *leading: int, inputs: int, outputs: int = 6, bias: bool = True,
@@ -20,7 +24,57 @@ def _case(name: str, *leading: int, inputs: int, outputs: int = 6, bias: bool = 
             "cotangent": normal(rng, *leading, outputs),
         }
 
-    return Case(name, draw)
+    return Case(name, draw, dtypes=holding(scale, offset))
+
+
+OPTIONS = Options(
+    {
+        "dims": ("1", "2", "3", "4", "5"),
+        "bias": ("True", "False"),
+        "weight": ("matrix", "vector"),
+        "layout": LAYOUTS,
+        "dtype": DTYPES,
+    },
+    (
+        ("below three dimensions there is one layout", {
+            "dims": ["1", "2"], "layout": ["channels-last"]}),
+        ("of one example there is one layout", {"dims": ["1"], "layout": ["expanded"]}),
+        ("torch fails", {"dims": ["2"], "weight": ["vector"], "bias": ["True"]}),
+    ),
+)  # fmt: skip
+
+
+def _pair(values: Values) -> Case:
+    leading = (4, 3, 1, 2)[: int(values["dims"]) - 1]
+    outputs = (3,) if values["weight"] == "matrix" else ()
+
+    def draw(rng: np.random.Generator) -> Arrays:
+        return {
+            "input": normal(rng, *leading, 5),
+            "weight": normal(rng, *outputs, 5),
+            "bias": normal(rng, *outputs) if values["bias"] == "True" else None,
+            "cotangent": normal(rng, *leading, *outputs),
+        }
+
+    named = {name: value for name, value in values.items() if name != "dtype"}
+    return Case(
+        "pairs, " + ", ".join(f"{name} {value}" for name, value in named.items()),
+        draw,
+        layout=values["layout"],
+        values=named,
+    )
+
+
+def _oracle(input: Any, weight: Any, bias: Any, cotangent: Any) -> Result:
+    """A weight that is a vector is a matrix with one row, whose dimension is left out."""
+    if weight.ndim == 2:
+        return of_matrix(input, weight, bias, cotangent=cotangent)
+    row = None if bias is None else bias[None]
+    values = of_matrix(input, weight[None], row, cotangent=cotangent[..., None]).values
+    squeezed = {"output": values["output"][..., 0], "grad weight": values["grad weight"][0]}
+    if bias is not None:
+        squeezed["grad bias"] = values["grad bias"][0]
+    return Result(values | squeezed)
 
 
 TABLES = (
@@ -28,7 +82,7 @@ TABLES = (
         name="linear",
         candidate=functional.linear,
         builtin=builtin.linear,
-        oracle=oracle,
+        oracle=_oracle,
         differentiable=("input", "weight", "bias"),
         cases=(
             _case("easy", 32, inputs=8),
@@ -43,6 +97,9 @@ TABLES = (
             _case("scale 1e6", 32, inputs=8, scale=1e6),
             _case("scale 1e-6", 32, inputs=8, scale=1e-6),
             _case("offset 1e4", 32, inputs=100, offset=1e4),
+            _case("offset 3e2", 32, inputs=100, offset=3e2),
+            *map(_pair, combinations(OPTIONS)),
         ),
+        options=OPTIONS,
     ),
 )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import torch
 from torch.nn import functional as builtin
 
 from refnet import functional
-from verification.cases import Arrays, Case, OpTable, normal
+from verification.cases import DTYPES, LAYOUTS, Arrays, Case, OpTable, holding, normal
+from verification.cases.pairs import Options, Values, combinations
+from verification.oracles import Result
 from verification.oracles import softmax as oracles
 
 
@@ -20,7 +24,8 @@ def _case(name: str, *shape: int, dim: int, scale: float = 1.0, offset: float = 
             change(input)
         return {"input": input, "cotangent": normal(rng, *shape)}
 
-    return Case(name, draw, {"dim": dim})
+    dtypes = holding(scale, offset, largest=offset + 3 * scale)
+    return Case(name, draw, {"dim": dim}, dtypes=dtypes)
 
 
 def _forbid_some(input: np.ndarray) -> None:
@@ -35,7 +40,7 @@ def _level(input: np.ndarray) -> None:
     input[0] = 3.0
 
 
-CASES = (
+CASES: tuple[Case, ...] = (
     _case("easy", 32, 10, dim=1),
     _case("two classes", 32, 2, dim=1),
     _case("one class", 8, 1, dim=1),
@@ -48,25 +53,64 @@ CASES = (
     _case("scores to 1e4", 32, 10, dim=1, scale=3e3),
     _case("offset 1e4", 32, 10, dim=1, offset=1e4),
     _case("scores near 1e-6", 32, 10, dim=1, scale=1e-6),
+    _case("scores to 90", 32, 10, dim=1, scale=30.0),
     _case("scores of -inf", 16, 5, dim=1, change=_forbid_some),
     _case("rows of -inf, of inf, of NaN", 16, 5, dim=-2, change=_no_numbers),
 )
 
-TABLES = (
-    OpTable(
-        name="softmax",
-        candidate=functional.softmax,
-        builtin=builtin.softmax,
-        oracle=oracles.softmax,
+OPTIONS = Options(
+    {
+        "dims": ("1", "2", "3", "4", "5"),
+        "dim": ("first", "last", "middle", "counted from the end"),
+        "dtype argument": ("", "float32"),
+        "layout": LAYOUTS,
+        "dtype": DTYPES,
+    },
+    (
+        ("a float64 input would be rounded", {
+            "dtype argument": ["float32"], "dtype": ["float64"]}),
+        ("below three dimensions there is one layout", {
+            "dims": ["1", "2"], "layout": ["channels-last"]}),
+    ),
+)  # fmt: skip
+SHAPES = {"1": (7,), "2": (4, 3), "3": (2, 4, 3), "4": (2, 3, 2, 2), "5": (2, 3, 1, 2, 2)}
+
+
+def _pair(values: Values) -> Case:
+    shape = SHAPES[values["dims"]]
+    middle = len(shape) // 2
+    where = {"first": 0, "last": -1, "middle": middle, "counted from the end": -len(shape)}
+    named = {name: value for name, value in values.items() if name != "dtype"}
+    cast = values["dtype argument"]
+    return Case(
+        "pairs, " + ", ".join(f"{name} {value}" for name, value in named.items() if value),
+        lambda rng: {"input": normal(rng, *shape), "cotangent": normal(rng, *shape)},
+        {"dim": where[values["dim"]]} | ({"dtype": getattr(torch, cast)} if cast else {}),
+        layout=values["layout"],
+        dtypes=DTYPES[1:] if cast else DTYPES,
+        values=named,
+    )
+
+
+CASES += tuple(map(_pair, combinations(OPTIONS)))
+
+
+def _table(name: str) -> OpTable:
+    exactly = getattr(oracles, name)
+
+    def oracle(input: Any, dim: int, cotangent: Any, dtype: torch.dtype | None = None) -> Result:
+        result: Result = exactly(input, dim=dim, cotangent=cotangent)  # a cast up changes nothing
+        return result
+
+    return OpTable(
+        name=name,
+        candidate=getattr(functional, name),
+        builtin=getattr(builtin, name),
+        oracle=oracle,
         differentiable=("input",),
         cases=CASES,
-    ),
-    OpTable(
-        name="log_softmax",
-        candidate=functional.log_softmax,
-        builtin=builtin.log_softmax,
-        oracle=oracles.log_softmax,
-        differentiable=("input",),
-        cases=CASES,
-    ),
-)
+        options=OPTIONS,
+    )
+
+
+TABLES = (_table("softmax"), _table("log_softmax"))

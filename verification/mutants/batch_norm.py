@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_OP, _MODULE = "ops.batch_norm", "ops.batch_norm.reference"
+_OP, _MODULE, _LAYER = "ops.batch_norm", "ops.batch_norm.reference", "nn.batchnorm"
 
 ROWS = [
     ("batch_norm", bug, module, old, new)
@@ -38,5 +38,29 @@ ROWS = [
         ("weight's size for the gradient ignored", _OP,
          "dweight.to(weight.dtype) if needs_weight", "2 * dweight.to(weight.dtype) if needs_weight"),
         ("no bias added", _MODULE, "y = y + _per_channel(wide(bias), z)", "pass"),
+    )
+]  # fmt: skip
+
+ROWS += [
+    ("BatchNorm", bug, _LAYER, old, new)
+    for bug, old, new in (
+        ("batches not counted", "        module.num_batches_tracked.add_(1)\n", ""),
+        ("batches counted twice", "num_batches_tracked.add_(1)", "num_batches_tracked.add_(2)"),
+        ("batches counted in evaluation",
+         "tracking = module.training and module.track_running_stats", "tracking = module.track_running_stats"),
+        ("cumulative average used before it counts",
+         "momentum = 1 / wide(module.num_batches_tracked)", "momentum = 1 / wide(module.num_batches_tracked - 1)"),
+        ("momentum None is 0.1", "momentum = 1 / wide(module.num_batches_tracked)", "momentum = 0.1"),
+        ("momentum None leaves the statistics", "momentum = 1 / wide(module.num_batches_tracked)", "pass"),
+        ("momentum 0 is None", "if module.momentum is None:", "if not module.momentum:"),
+        ("momentum ignored", "0.0 if module.momentum is None else module.momentum", "0.1"),
+        ("statistics of the batch in evaluation",
+         "by_batch = module.training or", "by_batch = True or"),
+        ("running statistics where none are kept", "by_batch = module.training or (module.running_mean is None and module.running_var is None)",
+         "by_batch = module.training"),
+        ("no γ", "weight, bias, eps = module.weight, module.bias", "weight, bias, eps = None, module.bias"),
+        ("no β", "weight, bias, eps = module.weight, module.bias", "weight, bias, eps = module.weight, None"),
+        ("ε of the default", "module.bias, module.eps", "module.bias, 1e-5"),
+        ("running statistics not moved", "keep = tracking or not module.training", "keep = not module.training"),
     )
 ]  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 _OP, _MODULE = "ops.dropout", "ops.dropout.reference"
 
 ROWS = [
-    ("dropout", bug, module, old, new)
+    (subject, bug, module, old, new)
+    for subject in ("dropout", "dropout1d", "dropout2d", "dropout3d")
     for bug, module, old, new in (
         ("p ↔ 1 − p", _MODULE, "keep_prob = 1 - p", "keep_prob = p"),
         ("not divided by keep_prob", _MODULE, "(scale / keep_prob if keep_prob else scale)", "scale"),

@@ -163,7 +163,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
         raise RuntimeError("relu: input must not be boolean, but got torch.bool")
     if input.is_complex():
         raise NotImplementedError(f"relu: input must be real, but got {input.dtype}")
-    if inplace and _may_be_overwritten(input):
+    if inplace and backend.may_be_overwritten(input):
         return ReluInplace.apply(input)  # type: ignore[no-any-return, no-untyped-call]
     apply = reference.relu if backend.forward_mode() else Relu.apply
     a = apply(input)
@@ -202,7 +202,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
             "leaky_relu(): argument 'negative_slope' must be a number, "
             f"not {type(negative_slope).__name__}"
         )
-    if inplace and _may_be_overwritten(input):
+    if inplace and backend.may_be_overwritten(input):
         return LeakyReluInplace.apply(input, negative_slope)  # type: ignore[no-any-return, no-untyped-call]
     z = input.clone() if inplace else input  # what the backward needs must not be written over
     apply = reference.leaky_relu if backend.forward_mode() else LeakyRelu.apply
@@ -261,13 +261,3 @@ def sigmoid(input: Tensor) -> Tensor:
     if backend.forward_mode():
         return reference.sigmoid(input)
     return Sigmoid.apply(input)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def _may_be_overwritten(input: Tensor) -> bool:
-    """Whether a Function may write over the input and keep nothing else.
-
-    Otherwise the result is copied into it: `copy_` makes torch's checks of leaves and views before
-    anything is lost, and works under transforms.
-    """
-    leaf = input.requires_grad and input.is_leaf
-    return backend.is_plain(input) and not leaf and not input._is_view()

@@ -31,7 +31,7 @@ def _normalize(
     running_mean: Tensor | None,
     running_var: Tensor | None,
     training: bool,
-    momentum: float,
+    momentum: float | Tensor,
     eps: float,
 ) -> Tensor:
     mean, var = _statistics(z, running_mean, running_var, training)
@@ -52,8 +52,19 @@ class BatchNorm(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return _normalize(*args)
+    def forward(
+        z: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        return _normalize(
+            z, weight, bias, running_mean, running_var, training, momentum, eps
+        )  # fmt: skip
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -70,14 +81,21 @@ class BatchNorm(Function):
         mean, var = _statistics(z, running_mean, running_var, ctx.training)
         inv_std = reference.inverse_std(var, ctx.eps)
         m = reference.count(z) if ctx.training else None
-        dz, dweight, dbias = reference.backward(dy, z, weight, mean, inv_std, m)
-        needs_z, needs_weight, needs_bias, *_rest = ctx.needs_input_grad
-        return (
-            dz.to(z.dtype) if needs_z else None,
-            dweight.to(weight.dtype) if needs_weight else None,
-            dbias.to(ctx.bias_dtype) if needs_bias else None,
-            *[None] * 5,
-        )
+        results = reference.backward(dy, z, weight, mean, inv_std, m)
+        return gradients(ctx, z, weight, *results)
+
+
+def gradients(
+    ctx: Any, z: Tensor, weight: Tensor | None, dz: Tensor, dweight: Tensor, dbias: Tensor
+) -> tuple[Tensor | None, ...]:
+    """What a Function returns whose first of eight arguments are z, γ and β."""
+    needs_z, needs_weight, needs_bias, *_rest = ctx.needs_input_grad
+    return (
+        dz.to(z.dtype) if needs_z else None,
+        dweight.to(weight.dtype) if needs_weight and weight is not None else None,
+        dbias.to(ctx.bias_dtype) if needs_bias else None,
+        *[None] * 5,
+    )
 
 
 def batch_norm(
@@ -87,7 +105,7 @@ def batch_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = False,
-    momentum: float = 0.1,
+    momentum: float | Tensor = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalize every channel over the batch, then scale and shift it.
@@ -105,7 +123,8 @@ def batch_norm(
         weight: γ, shape (C); None is 1.
         bias: β, shape (C); None is 0.
         training: normalize by the batch's statistics.
-        momentum: 1 − the lecture's β of the exponentially weighted average.
+        momentum: 1 − the lecture's β of the exponentially weighted average, a number or a tensor
+            of no dimensions.
         eps: ε, added to the variance.
 
     Returns:
@@ -129,26 +148,37 @@ def batch_norm(
     Differs from torch: in evaluation, where the backward needs the running statistics, moving them
     by a training step in between is an error; torch then returns a gradient of the wrong ones.
     """
-    _check(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    check(input, running_mean, running_var, weight, bias, training, momentum, eps)
     args = (input, weight, bias, running_mean, running_var, training, momentum, eps)
     if backend.forward_mode():
         return _normalize(*args)
     return BatchNorm.apply(*args)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _check(
+def _is_number(value: object) -> bool:
+    """A float to torch, which takes a tensor of no dimensions for one as well."""
+    if isinstance(value, Tensor):
+        return value.dim() == 0 and not value.requires_grad
+    return isinstance(value, (int, float))
+
+
+def check(
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     training: bool,
-    momentum: float,
+    momentum: float | Tensor,
     eps: float,
+    alone: bool = True,
 ) -> None:
-    """Raise what torch raises."""
+    """Raise what torch raises.
+
+    `alone`: the batch is all that there is, no other process has more of it.
+    """
     require_tensor("batch_norm", input)
-    if training and input.dim() and reference.count(input) == 1:
+    if training and alone and input.dim() and reference.count(input) == 1:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {input.size()}"
         )
@@ -156,7 +186,7 @@ def _check(
         error = IndexError if training else RuntimeError
         raise error(f"batch_norm: input must be (N, C, *), but got {list(input.shape)}")
     for name, value in (("momentum", momentum), ("eps", eps)):
-        if not isinstance(value, (int, float)):
+        if not _is_number(value):
             raise TypeError(f"batch_norm(): argument '{name}' must be float, not {value!r}")
     if eps < 0 or (training and eps == 0):
         sign = "positive during training" if training else "non-negative"

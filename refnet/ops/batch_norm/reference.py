@@ -36,13 +36,18 @@ def inverse_std(var: Tensor, eps: float) -> Tensor:
     return (wide(var) + eps).rsqrt()
 
 
-def move(average: Tensor, value: Tensor, momentum: float) -> None:
+def move(average: Tensor, value: Tensor, momentum: float | Tensor) -> None:
     """V ← β V + (1 − β) θ in place: the lecture's average with β = 1 − momentum."""
     average.copy_((1 - momentum) * wide(average) + momentum * value.detach())
 
 
 def move_running(
-    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, m: Count, momentum: float
+    running_mean: Tensor,
+    running_var: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    m: Count,
+    momentum: float | Tensor,
 ) -> None:
     """Move the statistics that are used at test time.
 
@@ -61,7 +66,7 @@ def forward(
         y = y * _per_channel(wide(weight), z)
     if bias is not None:
         y = y + _per_channel(wide(bias), z)
-    return y.to(z.dtype)
+    return _in_layout(y.to(z.dtype), z)
 
 
 def backward(
@@ -91,7 +96,7 @@ def backward(
     Returns:
         dz, dγ and dβ in float64.
     """
-    dy = torch.zeros_like(z, dtype=torch.float64) + dy  # in z's layout, as the builtin's dz is
+    dy = wide(dy)
     z_norm = (wide(z) - _per_channel(mean, z)) * _per_channel(inv_std, z)
     dbias = dy.sum(_but_channels(z))
     dweight = (dy * z_norm).sum(_but_channels(z))
@@ -99,7 +104,7 @@ def backward(
         mean_dy, mean_dy_z = total(torch.stack([dbias, dweight])) / m
         dy = dy - _per_channel(mean_dy, z) - z_norm * _per_channel(mean_dy_z, z)
     scale = inv_std if weight is None else inv_std * wide(weight)
-    return dy * _per_channel(scale, z), dweight, dbias
+    return _in_layout(dy * _per_channel(scale, z), z), dweight, dbias
 
 
 def lecture_backward(
@@ -129,3 +134,16 @@ def _but_channels(z: Tensor) -> list[int]:
 def _per_channel(values: Tensor, z: Tensor) -> Tensor:
     """(C) as (1, C, 1, …), to go with z."""
     return values.reshape(1, -1, *[1] * (z.dim() - 2))
+
+
+def _in_layout(result: Tensor, z: Tensor) -> Tensor:
+    """Channels-last where images or volumes are, else contiguous: as the builtin leaves it."""
+    if z.dim() in (4, 5) and _is_channels_last(z) and not z.is_contiguous():
+        if _is_channels_last(result):
+            return result
+        return result.movedim(1, -1).contiguous().movedim(-1, 1)
+    return result.contiguous()
+
+
+def _is_channels_last(z: Tensor) -> bool:
+    return z.movedim(1, -1).is_contiguous()  # vmap knows this form of the question alone

@@ -60,6 +60,7 @@ def backward(
     a, dim = log_probabilities(logits).exp(), class_dim(logits)
     q = _soft_targets(a, target, weight, options)
     dz = _row_cotangent(grad, a, target, weight, options) * (a * q.sum(dim, keepdim=True) - q)
+    dz = dz.contiguous()  # as the builtin's is
     if _is_probabilities(target):
         return dz
     # where, not times: with every row ignored the mean's divisor is 0

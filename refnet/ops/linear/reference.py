@@ -14,6 +14,8 @@ from torch import Tensor
 
 def forward(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Z = A Wᵀ + b."""
+    if a.dim() == 1:  # as a batch of one: vmap of torch's vector times matrix fails in forward mode
+        return forward(a.unsqueeze(0), weight, bias).squeeze(0)
     z = a.matmul(weight.t())  # (*, out)
     return z if bias is None else z + bias
 
@@ -28,8 +30,10 @@ def backward_input(dz: Tensor, weight: Tensor) -> Tensor:
 def backward_weight(dz: Tensor, a: Tensor, shape: torch.Size) -> Tensor:
     """dW = dZᵀ A (the lecture's dW = dz aᵀ, summed over the examples)."""
     rows = _rows(dz, shape)  # (examples, out)
-    a = a.reshape(rows.shape[0], shape[-1])  # (examples, in)
-    return rows.t().matmul(a.conj()).reshape(shape)
+    a = a.reshape(rows.shape[0], shape[-1]).conj()  # (examples, in)
+    if len(shape) == 1:  # Aᵀ dz, summed in the builtin's order
+        return a.t().matmul(rows.squeeze(1))
+    return rows.t().matmul(a)
 
 
 def backward_bias(dz: Tensor, shape: torch.Size) -> Tensor:

@@ -1,0 +1,107 @@
+"""First and second derivatives against difference quotients, for every pair of an op's options.
+
+`torch.autograd.gradcheck` and `gradgradcheck` in float64: reverse mode with batched and undefined
+cotangents, forward mode, reverse over reverse, forward over reverse.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from verification.cases import Arrays, Case, OpTable
+from verification.ops import as_tensors, lay_out
+from verification.report import ANOTHER, AS_GOOD, Row
+
+# What torch's checkers find out, and how they are asked.
+CHECKS: dict[str, Callable[..., bool]] = {
+    "reverse mode": lambda f, inputs: gradcheck(f, inputs, check_batched_grad=True),
+    "forward mode": lambda f, inputs: gradcheck(
+        f, inputs, check_forward_ad=True, check_backward_ad=False,
+        check_batched_forward_grad=True, check_undefined_grad=False, check_batched_grad=False,
+    ),
+    "reverse over reverse": lambda f, inputs: gradgradcheck(f, inputs, check_batched_grad=True),
+    "forward over reverse": lambda f, inputs: gradgradcheck(
+        f, inputs, check_fwd_over_rev=True, check_rev_over_rev=False, check_undefined_grad=False,
+    ),
+}  # fmt: skip
+
+
+def verify_gradients(
+    table: OpTable, candidate: Callable[..., Any] | None = None, *, device: str = "cpu"
+) -> Iterator[list[Row]]:
+    """Yield a row for each check of each case that stands for a pair of options.
+
+    Args:
+        table: the op.
+        candidate: as in `verify_op`.
+        device: where it computes.
+
+    Returns:
+        An iterator over lists of rows, a list per case; an empty one where the output is no number,
+        as is a mean over no rows.
+
+    Example:
+        >>> from verification.cases import op_tables
+        >>> rows = next(verify_gradients(op_tables()["tanh"]))
+        >>> len(rows), all(row.passed for row in rows)
+        (4, True)
+    """
+    function = table.adapt(table.candidate if candidate is None else candidate)
+    for case in table.cases:
+        if case.values and "float64" in case.dtypes:
+            yield _verify_case(table, case, function, torch.device(device))
+
+
+def _verify_case(
+    table: OpTable, case: Case, function: Callable[..., Any], device: torch.device
+) -> list[Row]:
+    rng = np.random.default_rng(zlib.crc32(f"{table.name} {case.name}".encode()))
+    arrays = case.draw(rng)
+    arrays.pop("cotangent")
+    options = dict(case.options)
+    tensors = as_tensors(table, case, arrays, torch.float64, device)
+    laid_out = {name: lay_out(name, t, case, table) for name, t in tensors.items()}
+    tensors = table.complete(laid_out, options) | tensors
+    names = [n for n in table.differentiable if tensors[n] is not None and _is_real(tensors[n])]
+
+    def call(*inputs: Tensor) -> Tensor:
+        fresh: Arrays = {n: None if t is None else t.clone() for n, t in tensors.items()}
+        given = dict(zip(names, inputs, strict=True))
+        if options.get("inplace"):  # difference quotients need the input as it was
+            given["input"] = given["input"].clone()
+        arguments = {n: lay_out(n, t, case, table) for n, t in (fresh | given).items()}
+        output: Tensor = function(**arguments, **options)
+        return output
+
+    inputs = [tensors[name].clone().requires_grad_() for name in names]
+    if not call(*inputs).isfinite().all():
+        return []
+    return [_row(table, case, name, check, call, inputs) for name, check in CHECKS.items()]
+
+
+def _row(
+    table: OpTable,
+    case: Case,
+    name: str,
+    check: Callable[..., bool],
+    call: Callable[..., Tensor],
+    inputs: list[Tensor],
+) -> Row:
+    nan = float("nan")
+    try:
+        check(call, inputs)
+        verdict, note = AS_GOOD, ""
+    except Exception as error:  # a wrong derivative, or a candidate that crashes
+        verdict, note = ANOTHER, " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return Row(table.name, case.name, name, "float64", nan, nan, nan, "gradcheck", verdict, note)
+
+
+def _is_real(tensor: Tensor) -> bool:
+    return tensor.is_floating_point()
