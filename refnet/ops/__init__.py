@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,19 @@ def zero_through(tensor: Tensor) -> Tensor:
     none at all: whoever differentiates it again gets zeros, as from the builtin.
     """
     return torch.where(torch.ones_like(tensor, dtype=torch.bool), 0, tensor)
+
+
+def broadcasts_to(tensor: Tensor, shape: Sequence[int]) -> bool:
+    """Return whether a tensor can be expanded to a shape.
+
+    Example:
+        >>> broadcasts_to(torch.ones(3, 1), (2, 3, 4)), broadcasts_to(torch.ones(2), (3,))
+        (True, False)
+    """
+    return tensor.dim() <= len(shape) and all(
+        have in (1, want)
+        for have, want in zip(reversed(tensor.shape), reversed(shape), strict=False)
+    )
 
 
 def require_tensor(name: str, tensor: Tensor | None, argument: str = "input") -> None:

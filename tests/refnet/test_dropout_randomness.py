@@ -6,7 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from refnet import functional
 from refnet.functional import dropout
+
+CHANNELS = {"dropout1d": (40, 30, 3), "dropout2d": (40, 30, 3, 2), "dropout3d": (20, 30, 3, 2, 2)}
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -21,11 +24,48 @@ def test_masks_are_torchs_on_a_cpu(p: float, dtype: torch.dtype) -> None:
     assert torch.equal(after, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.filterwarnings("ignore:dropout")
+def test_masks_of_channels_are_torchs_on_a_cpu(
+    name: str, batched: bool, dtype: torch.dtype
+) -> None:
+    x = torch.randn(CHANNELS[name], dtype=dtype)
+    x = x if batched else x[0]
+    torch.manual_seed(3)
+    ours = getattr(functional, name)(x, 0.3)
+    after = torch.get_rng_state()
+    torch.manual_seed(3)
+    assert torch.equal(ours, getattr(F, name)(x, 0.3))
+    assert torch.equal(after, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_a_channel_is_kept_or_shut_off_as_a_whole(name: str) -> None:
+    y = getattr(functional, name)(torch.ones(CHANNELS[name]), 0.3)
+    whole = y.flatten(2)
+    assert (whole == whole[..., :1]).all()
+    assert 0.6 < (whole[..., 0] != 0).double().mean() < 0.8
+
+
+@pytest.mark.parametrize("name", ["dropout", *CHANNELS])
 @pytest.mark.parametrize(("p", "training"), [(0.0, True), (1.0, True), (0.5, False)])
-def test_nothing_is_drawn(p: float, training: bool) -> None:
+def test_nothing_is_drawn(name: str, p: float, training: bool) -> None:
+    x = torch.randn(CHANNELS.get(name, (10,)))
     before = torch.get_rng_state()
-    dropout(torch.ones(10), p, training)
+    y = getattr(functional, name)(x, p, training)
     assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(y, x * 0 if p == 1 else x)
+
+
+@pytest.mark.parametrize("name", ["dropout", *CHANNELS])
+def test_memory_format_decides_the_order_of_the_mask_as_in_torch(name: str) -> None:
+    x = torch.randn(CHANNELS.get(name, (6, 5, 4, 3))).movedim(1, -1).contiguous().movedim(-1, 1)
+    torch.manual_seed(3)
+    ours = getattr(functional, name)(x, 0.3)
+    torch.manual_seed(3)
+    assert torch.equal(ours, getattr(F, name)(x, 0.3))
 
 
 def test_a_generator_decides_and_the_default_one_rests() -> None:

@@ -46,6 +46,19 @@ ERRORS: list[tuple[Callable[[Any], Any], str]] = [
         "running_mean",
     ),
     (lambda f: f.dropout(x, 1.5), "1.5"),
+    *[
+        (call, contains)
+        for name in ("dropout1d", "dropout2d", "dropout3d")
+        for call, contains in (
+            (lambda f, n=name: getattr(f, n)(x, 1.5), "1.5"),
+            (lambda f, n=name: getattr(f, n)(x[0, 0], -0.1), "-0.1"),
+            (lambda f, n=name: getattr(f, n)(x[0, 0], 0.5), "[]"),
+            (lambda f, n=name: getattr(f, n)(x.clone().requires_grad_(), inplace=True), "leaf"),
+        )
+    ],
+    (lambda f: f.dropout1d(x[:, 0], 0.5), "[4]"),
+    (lambda f: f.dropout1d(torch.randn(2, 3, 4, 5), 0.5), "[2, 3, 4, 5]"),
+    (lambda f: f.dropout2d(x[:, 0], 0.5), "[4]"),
     (lambda f: f.dropout(x, -0.1), "-0.1"),
     (lambda f: f.dropout(x, "a"), ""),
     (lambda f: f.dropout(integers, 0.5), "int64"),
@@ -62,6 +75,7 @@ ERRORS: list[tuple[Callable[[Any], Any], str]] = [
             (lambda f, n=name: getattr(f, n)(x, -3), "-3"),
             (lambda f, n=name: getattr(f, n)(torch.tensor(2.0), 1), "1"),
             (lambda f, n=name: getattr(f, n)(x, "a"), "dim"),
+            (lambda f, n=name: getattr(f, n)(x, True), "dim"),
             (lambda f, n=name: getattr(f, n)(x, 1, dtype=torch.long), "int64"),
         )
     ],
@@ -102,6 +116,12 @@ ERRORS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda f: f.leaky_relu(x > 0), "bool"),
     (lambda f: f.leaky_relu(x + 1j), "complex64"),
     (lambda f: f.leaky_relu(x, "a"), "negative_slope"),
+    (lambda f: f.leaky_relu(tracked * 1, -0.1, True).sum().backward(), "-0.1"),
+    (lambda f: f.leaky_relu(tracked, 0.1, True), "leaf"),
+    (lambda f: f.relu(tracked, True), "leaf"),
+    (lambda f: f.relu(tracked[:1], True), "leaf"),
+    (lambda f: f.relu((tracked * 1).unbind()[0], True), "view"),
+    (lambda f: f.relu(torch.ones(1).expand(3), True), "memory"),
     (lambda f: f.tanh([1.0]), "list"),
     (lambda f: f.sigmoid([1.0]), "list"),
 ]
@@ -134,6 +154,18 @@ DIFFERENT: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (lambda: functional.cross_entropy(x, y, label_smoothing=float("nan")), RuntimeError, "nan"),
     (lambda: functional.dropout(x, mask=torch.ones(4, 3)), TypeError, "float32"),
+    (lambda: functional.dropout(x, mask=[True]), TypeError, "list"),
+    (lambda: functional.dropout1d(x, mask=torch.ones(5, 1).bool()), RuntimeError, "[5, 1]"),
+    (
+        lambda: torch.compile(functional.dropout, backend="eager")(x, generator=torch.Generator()),
+        RuntimeError,
+        "mask",
+    ),
+    (
+        lambda: torch.func.vmap(lambda x: functional.dropout(x, generator=torch.Generator()))(x),
+        RuntimeError,
+        "mask",
+    ),
     (lambda: functional.dropout(x, mask=torch.ones(5, 3).bool()), RuntimeError, "5"),
     (lambda: functional.dropout(x, mask=torch.ones(2, 4, 3).bool()), RuntimeError, "[2, 4, 3]"),
     (

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
-from refnet.ops import require_tensor
+from refnet.ops import broadcasts_to, require_tensor
 from refnet.ops.dropout import reference
 
 __all__ = ["dropout", "dropout1d", "dropout2d", "dropout3d"]
@@ -120,6 +120,7 @@ def dropout1d(
     Differs from torch: as `dropout` does. The input's own shape is left alone with `inplace`.
     """
     require_tensor("dropout1d", input)
+    _check_p("dropout1d", p)
     if input.dim() not in (2, 3):
         raise RuntimeError(
             f"dropout1d: input must be (N, C, L) or (C, L), but got {list(input.shape)}"
@@ -253,7 +254,9 @@ def _draw_mask(
     if batched is None:
         noise = torch.empty_like(input)
     elif input.dim() <= batched:
-        raise RuntimeError(f"channel dropout: input must have channels, but got {input.shape}")
+        raise RuntimeError(
+            f"channel dropout: input must have channels, but got {list(input.shape)}"
+        )
     else:
         channels = input.shape[: 1 + batched]
         noise = input.new_empty((*channels, *[1] * (input.dim() - len(channels))))
@@ -264,10 +267,7 @@ def _check(
     name: str, input: Tensor, p: float, generator: torch.Generator | None, mask: Tensor | None
 ) -> None:
     require_tensor(name, input)
-    if not isinstance(p, (int, float)):
-        raise TypeError(f"{name}(): argument 'p' must be float, not {p!r}")
-    if not 0 <= p <= 1:
-        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+    _check_p(name, p)
     if generator is not None and backend.is_transformed():
         raise RuntimeError(
             f"{name}: a generator cannot be used under torch.compile or torch.func; "
@@ -280,11 +280,17 @@ def _check(
     require_tensor(name, mask, "mask")
     if mask.dtype != torch.bool:
         raise TypeError(f"{name}: mask must be boolean (True: kept), but got {mask.dtype}")
-    shape = torch.broadcast_shapes(mask.shape, input.shape)  # type: ignore[no-untyped-call]
-    if shape != input.shape:
+    if not broadcasts_to(mask, input.shape):
         raise RuntimeError(
             f"{name}: mask {list(mask.shape)} must broadcast to input {list(input.shape)}"
         )
+
+
+def _check_p(name: str, p: float) -> None:
+    if not isinstance(p, (int, float)):
+        raise TypeError(f"{name}(): argument 'p' must be float, not {p!r}")
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
 
 
 def _warn_of_shape(name: str, input: Tensor, usual: tuple[int, int], shape: str) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
-from refnet.ops import require_tensor
+from refnet.ops import broadcasts_to, require_tensor
 from refnet.ops.linear import reference
 
 __all__ = ["linear"]
@@ -100,13 +100,7 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             f"but got {list(bias.shape)}"
         )
     result = (*input.shape[:-1], *weight.shape[:-1])
-    if bias is not None and (
-        bias.dim() > len(result)
-        or any(
-            have not in (1, want)
-            for have, want in zip(reversed(bias.shape), reversed(result), strict=False)
-        )
-    ):
+    if bias is not None and not broadcasts_to(bias, result):
         raise RuntimeError(
             f"linear: bias {list(bias.shape)} does not broadcast to the result {list(result)}"
         )

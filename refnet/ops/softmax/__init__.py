@@ -144,7 +144,7 @@ def _resolve(
             "Change the call to include dim=X as an argument.",
             stacklevel=stacklevel,
         )
-    if not isinstance(dim, int):
+    if not isinstance(dim, int) or isinstance(dim, bool):
         raise TypeError(f"{name}(): argument 'dim' must be int, not {type(dim).__name__}")
     low, high = -max(input.dim(), 1), max(input.dim(), 1) - 1
     if not low <= dim <= high:
