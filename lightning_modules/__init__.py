@@ -8,8 +8,27 @@ Example:
 
 from __future__ import annotations
 
-from lightning_modules.classifier import Classifier
-from lightning_modules.data import DigitsDataModule
-from lightning_modules.nets import MLP, ConvNet
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["MLP", "Classifier", "ConvNet", "DigitsDataModule"]
+__all__ = ["MLP", "Classifier", "ConvNet", "DigitsDataModule", "RefnetSyncBatchNorm"]
+
+if TYPE_CHECKING:
+    from lightning_modules.classifier import Classifier
+    from lightning_modules.data import DigitsDataModule
+    from lightning_modules.nets import MLP, ConvNet
+    from lightning_modules.sync_batchnorm import RefnetSyncBatchNorm
+else:
+    # Every Trainer reads `sync_batchnorm`, anybody's: it shall not wait for scikit-learn.
+    _HOMES = {
+        "MLP": "nets",
+        "Classifier": "classifier",
+        "ConvNet": "nets",
+        "DigitsDataModule": "data",
+        "RefnetSyncBatchNorm": "sync_batchnorm",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

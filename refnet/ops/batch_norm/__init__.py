@@ -59,7 +59,7 @@ class BatchNorm(Function):
         running_mean: Tensor | None,
         running_var: Tensor | None,
         training: bool,
-        momentum: float,
+        momentum: float | Tensor,
         eps: float,
     ) -> Tensor:
         return _normalize(

@@ -98,7 +98,9 @@ class SyncBatchNorm(Function):
             )
         if running_mean is not None and running_var is not None:
             momentum = momentum * wide(m > 0)  # if all are empty, the running statistics stay
-            reference.move_running(running_mean, running_var, mean, var, m, momentum)
+            # one value, seen on a GPU too late for an error: a variance of 0, and not of NaN
+            some = m.clamp(min=2)
+            reference.move_running(running_mean, running_var, mean, var, some, momentum)
         inv_std = reference.inverse_std(var, eps)
         return reference.forward(z, weight, bias, mean, inv_std), mean, inv_std, m
 
