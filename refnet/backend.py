@@ -30,6 +30,28 @@ def forward_mode() -> bool:
     return bool(forward_ad._current_level >= 0)  # no public way to ask
 
 
+def composes() -> bool:
+    """Return whether an op has to run as its equations, composed of torch's own operations.
+
+    So it is in forward mode, whose derivative they are, and under `torch.func.functionalize`, which
+    knows no `autograd.Function`.
+
+    Example:
+        >>> import torch
+        >>> composes()
+        False
+        >>> torch.func.functionalize(lambda x: x + composes())(torch.zeros(1))
+        tensor([1.])
+    """
+    if forward_mode():
+        return True
+    if not in_functorch():
+        return False
+    functionalize = torch._C._functorch.TransformType.Functionalize
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(interpreter.key() == functionalize for interpreter in stack)
+
+
 def in_functorch() -> bool:
     """Return whether a torch.func transform is active in eager mode.
 

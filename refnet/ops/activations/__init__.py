@@ -165,7 +165,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
         raise NotImplementedError(f"relu: input must be real, but got {input.dtype}")
     if inplace and backend.may_be_overwritten(input):
         return ReluInplace.apply(input)  # type: ignore[no-any-return, no-untyped-call]
-    apply = reference.relu if backend.forward_mode() else Relu.apply
+    apply = reference.relu if backend.composes() else Relu.apply
     a = apply(input)
     return input.copy_(a) if inplace else a
 
@@ -205,7 +205,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     if inplace and backend.may_be_overwritten(input):
         return LeakyReluInplace.apply(input, negative_slope)  # type: ignore[no-any-return, no-untyped-call]
     z = input.clone() if inplace else input  # what the backward needs must not be written over
-    apply = reference.leaky_relu if backend.forward_mode() else LeakyRelu.apply
+    apply = reference.leaky_relu if backend.composes() else LeakyRelu.apply
     a = apply(z, negative_slope)
     return input.copy_(a) if inplace else a
 
@@ -232,7 +232,7 @@ def tanh(input: Tensor) -> Tensor:
     Source: lecture, "Weight Initialization in a Deep Network" and "Calculate gradient with batch
     norm".
     """
-    if backend.forward_mode():
+    if backend.composes():
         return reference.tanh(input)
     return Tanh.apply(input)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -258,6 +258,6 @@ def sigmoid(input: Tensor) -> Tensor:
 
     Source: lecture, "What causes vanishing/exploding gradient?" (σ' ≤ 1/4; the slide writes σ).
     """
-    if backend.forward_mode():
+    if backend.composes():
         return reference.sigmoid(input)
     return Sigmoid.apply(input)  # type: ignore[no-any-return, no-untyped-call]

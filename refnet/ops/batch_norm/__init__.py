@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +25,45 @@ def _statistics(
     return wide(running_mean), wide(running_var)  # type: ignore[arg-type]
 
 
+class Move(Function):
+    """`reference.move_running` for equations that a transform sees through.
+
+    A transform forbids to change a tensor from outside; the forward of a Function, which runs below
+    it, may.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        running_mean: Tensor,
+        running_var: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        m: int,
+        momentum: float | Tensor,
+    ) -> Tensor:
+        reference.move_running(running_mean, running_var, mean, var, m, momentum)
+        return mean.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[None, ...]:
+        return (None,) * 6
+
+
+def _move_outside(*args: Any) -> None:
+    if not backend.forward_mode():
+        raise RuntimeError(
+            "batch_norm: running statistics can't be moved under torch.func.functionalize: "
+            "leave out running_mean and running_var, or call it with training=False"
+        )
+    Move.apply(*args)  # type: ignore[no-untyped-call]
+
+
 def _normalize(
     z: Tensor,
     weight: Tensor | None,
@@ -33,11 +73,12 @@ def _normalize(
     training: bool,
     momentum: float | Tensor,
     eps: float,
+    move: Callable[..., object] = reference.move_running,
 ) -> Tensor:
     mean, var = _statistics(z, running_mean, running_var, training)
     if training and running_mean is not None and running_var is not None and z.numel():
         m = reference.count(z)  # an empty batch leaves the running statistics
-        reference.move_running(running_mean, running_var, mean, var, m, momentum)
+        move(running_mean, running_var, mean.detach(), var.detach(), m, momentum)
     return reference.forward(z, weight, bias, mean, reference.inverse_std(var, eps))
 
 
@@ -150,8 +191,8 @@ def batch_norm(
     """
     check(input, running_mean, running_var, weight, bias, training, momentum, eps)
     args = (input, weight, bias, running_mean, running_var, training, momentum, eps)
-    if backend.forward_mode():
-        return _normalize(*args)
+    if backend.composes():
+        return _normalize(*args, move=_move_outside)
     return BatchNorm.apply(*args)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -38,7 +38,7 @@ def inverse_std(var: Tensor, eps: float) -> Tensor:
 
 def move(average: Tensor, value: Tensor, momentum: float | Tensor) -> None:
     """V ← β V + (1 − β) θ in place: the lecture's average with β = 1 − momentum."""
-    average.copy_((1 - momentum) * wide(average) + momentum * value.detach())
+    average.copy_((1 - momentum) * wide(average) + momentum * value)
 
 
 def move_running(

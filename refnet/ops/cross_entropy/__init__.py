@@ -109,7 +109,7 @@ def cross_entropy(
     _check(input, target, weight, options)
     if input.dim() == 1 and target.dim() == 1 and target.shape != input.shape:
         target = target.squeeze(0)  # torch takes (1) for () where there is no batch
-    if backend.forward_mode():
+    if backend.composes():
         return reference.forward(input, target, weight, options)
     return CrossEntropy.apply(input, target, weight, options)  # type: ignore[no-any-return, no-untyped-call]
 

@@ -237,7 +237,7 @@ def _dropout(
         raise RuntimeError(f"{name}: input must be floating-point, but got {input.dtype}")
     if mask is None:
         mask = _draw_mask(input, p, generator, batched)
-    if backend.forward_mode():
+    if backend.composes():
         result = reference.forward(input, mask, p)
     else:
         result = Dropout.apply(input, mask, p)  # type: ignore[no-untyped-call]

@@ -69,7 +69,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     input, weight, bias = backend.autocast("linear", input, weight, bias)
     _check(input, weight, bias)
-    if backend.forward_mode():
+    if backend.composes():
         return reference.forward(input, weight, bias)
     return Linear.apply(input, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
 

@@ -91,7 +91,7 @@ def softmax(
     Source: lecture, "Softmax layer" and "Understanding softmax".
     """
     dim, dtype = _resolve("softmax", input, dim, _stacklevel, dtype)
-    if backend.forward_mode():
+    if backend.composes():
         return reference.softmax(input, dim, dtype)
     return Softmax.apply(input, dim, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -127,7 +127,7 @@ def log_softmax(
     Source: lecture, "Softmax layer" and "Loss function softmax".
     """
     dim, dtype = _resolve("log_softmax", input, dim, _stacklevel, dtype)
-    if backend.forward_mode():
+    if backend.composes():
         return reference.log_softmax(input, dim, dtype)
     return LogSoftmax.apply(input, dim, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
