@@ -33,8 +33,8 @@ def forward_mode() -> bool:
 def composes() -> bool:
     """Return whether an op has to run as its equations, composed of torch's own operations.
 
-    So it is in forward mode, whose derivative they are, and under `torch.func.functionalize`, which
-    knows no `autograd.Function`.
+    So it is in forward mode, whose derivative they are, and where torch lets no `autograd.Function`
+    through: under `torch.func.functionalize`, and in compiled torch.func transforms.
 
     Example:
         >>> import torch
@@ -43,17 +43,13 @@ def composes() -> bool:
         >>> torch.func.functionalize(lambda x: x + composes())(torch.zeros(1))
         tensor([1.])
     """
-    if forward_mode():
-        return True
-    if not in_functorch():
-        return False
-    functionalize = torch._C._functorch.TransformType.Functionalize
-    stack = torch._C._functorch.get_interpreter_stack() or []
-    return any(interpreter.key() == functionalize for interpreter in stack)
+    if torch.compiler.is_compiling():
+        return in_functorch()
+    return forward_mode() or is_functionalized()
 
 
 def in_functorch() -> bool:
-    """Return whether a torch.func transform is active in eager mode.
+    """Return whether a torch.func transform is active.
 
     Example:
         >>> import torch
@@ -62,9 +58,21 @@ def in_functorch() -> bool:
         >>> torch.func.vmap(lambda x: x + in_functorch())(torch.zeros(2))
         tensor([1., 1.])
     """
-    if torch.compiler.is_compiling():
-        return False
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def is_functionalized() -> bool:
+    """Return whether `torch.func.functionalize` is among the active transforms, in eager mode.
+
+    Example:
+        >>> is_functionalized()
+        False
+    """
+    if torch.compiler.is_compiling() or not in_functorch():
+        return False
+    functionalize = torch._C._functorch.TransformType.Functionalize
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(interpreter.key() == functionalize for interpreter in stack)
 
 
 def is_transformed() -> bool:

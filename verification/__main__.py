@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from verification import suite
 from verification.report import Report, Row
+from verification.support import print_support, support_markdown, support_rows
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,11 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _usage(f"--device {options.device}: {str(error).splitlines()[0]}")
     if options.threads < 1:
         return _usage(f"--threads must be at least 1, got {options.threads}")
-    try:  # before the work, which would be lost
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.open("a").close()
-    except OSError as error:
-        return _usage(f"--json {options.json}: {error.strerror} ({error.filename})")
+    if options.markdown and "transforms" not in (options.names or available):
+        return _usage(f"--markdown {options.markdown}: the part transforms has to run")
+    for name, path in (("json", options.json), ("markdown", options.markdown)):
+        try:  # before the work, which would be lost
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.open("a").close()
+        except OSError as error:
+            return _usage(f"--{name} {path}: {error.strerror} ({error.filename})")
 
     torch.set_num_threads(options.threads)
     chosen = [available[name] for name in options.names or available]
@@ -47,6 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
     report.print(console, failures_only=options.failures)
     options.json.write_text(report.to_json(), encoding="utf-8")
     console.print(f"JSON: {options.json}", markup=False)
+    if rows := support_rows(report.rows):
+        print_support(console, rows)
+    if options.markdown:
+        options.markdown.write_text(support_markdown(rows), encoding="utf-8")
+        console.print(f"Markdown: {options.markdown}", markup=False)
     return 0 if report.passed else 1
 
 
@@ -88,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", type=Path, default=Path("results/verification.json"), metavar="FILE",
         help="where the rows go as data (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE",
+        help="where the table of the part transforms goes as Markdown",
     )  # fmt: skip
     return parser
 

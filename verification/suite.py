@@ -1,4 +1,4 @@
-"""The whole suite: every op, every optimizer, and what other packages add.
+"""The whole suite: every op, every optimizer, torch's transforms, and what other packages add.
 
 A package that `verification` may not import, because it imports `verification`, registers a suite
 of its own under the entry-point group "refnet.verification": a function of `quick` and `device`
@@ -13,9 +13,11 @@ from importlib.metadata import EntryPoint, entry_points
 
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
+from verification.cases.transforms import OPS
 from verification.ops import verify_op
 from verification.optimizers import verify_optimizer
 from verification.report import ANOTHER, INCONCLUSIVE, Row
+from verification.support import verify_support
 
 GROUP = "refnet.verification"
 Rows = Iterator[list[Row]]
@@ -26,7 +28,7 @@ class Part:
     """A part of the suite that can be run on its own.
 
     Attributes:
-        name: of the op, the optimizer, or the entry point.
+        name: of the op, the optimizer, or the entry point; or "transforms".
         cases: how many lists of rows it yields, 0 if that isn't known beforehand.
         run: starts it.
     """
@@ -40,15 +42,15 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
     """Return all parts of the suite.
 
     Args:
-        quick: fewer seeds and shorter runs; the same cases.
+        quick: fewer seeds and shorter runs, and no transform that is slow; the same cases.
         device: where candidates and builtins compute.
 
     Returns:
-        The ops, then the optimizers, then the registered suites.
+        The ops, the optimizers, the transforms, then the registered suites.
 
     Example:
-        >>> [part.name for part in parts()][:2]
-        ['batch_norm', 'dropout']
+        >>> [part.name for part in parts()][0]
+        'batch_norm'
     """
     found = []
     for op in op_tables().values():
@@ -60,6 +62,8 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
         size = {"seeds": 3, "steps": 12} if quick else {"seeds": 5}
         run = _later(verify_optimizer, optimizer, **size, device=device)
         found.append(Part(optimizer.name, len(optimizer.options), run))
+    run = _later(verify_support, OPS, quick=quick, device=device)
+    found.append(Part("transforms", len(OPS), run))
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         found.append(Part(entry.name, 0, _registered(entry, quick=quick, device=device)))
     return found

@@ -120,6 +120,43 @@ def test_json_goes_where_it_is_told(small: list[str]) -> None:
     assert written("a/b/c.json") == ["bad"]
 
 
+def test_the_table_of_the_transforms_comes_last_and_goes_to_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    cell = replace(BAD, subject="relu", case="vmap", quantity="support", verdict="worse")
+    found = [Part("good", 1, lambda: iter([[GOOD]])), Part("transforms", 1, lambda: iter([[cell]]))]
+    monkeypatch.setattr(suite, "parts", lambda **_: found)
+    assert main(["--markdown", "a/table.md"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    table = lines.index("JSON: results/verification.json") + 1
+    assert [line.split() for line in lines[table : table + 3]] == [
+        [], ["transform", "relu"], ["vmap", "−"],
+    ]  # fmt: skip
+    assert lines[-2:] == ["− vmap of relu: half the γ", "Markdown: a/table.md"]
+    text = Path("a/table.md").read_text("utf-8").splitlines()
+    assert text[2] == "| vmap | − |"
+    assert text[-1] == "- − vmap of relu: ``half the γ``"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("folder", "Is a directory"), ("file/x.md", "File exists (file)")],
+)
+def test_a_markdown_file_that_cannot_be_written_exits_with_2(
+    path: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    Path("folder").mkdir()
+    Path("file").write_text("kept")
+    monkeypatch.setattr(suite, "parts", lambda **_: [Part("transforms", 1, lambda: iter([[GOOD]]))])
+    assert main(["--markdown", path]) == 2
+    assert f"--markdown {path}: {message}" in capsys.readouterr().err
+
+
+def test_no_table_without_the_part(small: list[str], capsys: Capture) -> None:
+    main(["good"])
+    assert "both work" not in capsys.readouterr().out
+
+
 def test_an_interrupted_run_leaves_the_last_results(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> Iterator[list[Row]]:
         raise KeyboardInterrupt
@@ -142,6 +179,7 @@ def test_an_interrupted_run_leaves_the_last_results(monkeypatch: pytest.MonkeyPa
         (["--json", "file/x.json"], "--json file/x.json: File exists (file)"),
         (["--json", "file/x/y.json"], "--json file/x/y.json: Not a directory"),
         (["--json", "a" * 300], "File name too long"),
+        (["--markdown", "x.md"], "--markdown x.md: the part transforms has to run"),
     ],
 )
 def test_wrong_usage_exits_with_2_before_anything_runs(

@@ -16,10 +16,11 @@ from verification.report import Report, Row
 from verification.suite import Part, parts, run
 
 OPS = [
-    "batch_norm", "dropout", "softmax", "log_softmax", "cross_entropy", "linear",
-    "relu", "leaky_relu", "tanh", "sigmoid",
+    "batch_norm", "BatchNorm", "dropout", "dropout1d", "dropout2d", "dropout3d", "softmax",
+    "log_softmax", "cross_entropy", "linear", "relu", "leaky_relu", "tanh", "sigmoid",
 ]  # fmt: skip
 OPTIMIZERS = ["SGD", "Momentum", "RMSprop", "Adam", "AdamW"]
+OWN = [*OPS, *OPTIMIZERS, "transforms"]
 GOOD = Row("x", "case", "output", "float64", 0.0, 0.0, 1e-11, "1e-11", "as good")
 
 
@@ -34,7 +35,7 @@ def test_refnet_passes(name: str) -> None:
 
 
 def test_all_parts_are_there() -> None:
-    assert [part.name for part in parts()] == [*OPS, *OPTIMIZERS, "lockstep"]
+    assert [part.name for part in parts()] == [*OWN, "lockstep"]
 
 
 def public(module: Any) -> set[str]:
@@ -78,11 +79,28 @@ def test_device_and_size_are_handed_on(
     assert [call["seeds"] for call in seen] == [3] * len(names) + [5] * len(names)
 
 
+def test_the_transforms_get_the_device_and_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, dict[str, Any]]] = []
+
+    def runner(ops: Any, **options: Any) -> Iterator[list[Row]]:
+        seen.append((ops, options))
+        return iter([[GOOD] for _ in ops])
+
+    monkeypatch.setattr(suite, "verify_support", runner)
+    advanced: list[Part] = []
+    for quick in (True, False):
+        chosen = [part for part in parts(quick=quick, device="cuda:1") if part.name == "transforms"]
+        run(chosen, advanced.append)
+        assert len(advanced) == chosen[0].cases
+        advanced.clear()
+    assert seen == [(suite.OPS, {"quick": q, "device": "cuda:1"}) for q in (True, False)]
+
+
 def registered(monkeypatch: pytest.MonkeyPatch, *values: str) -> list[Part]:
     entries = [EntryPoint(value.split(":")[1], value, suite.GROUP) for value in values]
     groups = {suite.GROUP: entries}
     monkeypatch.setattr(suite, "entry_points", lambda group: groups[group])
-    return parts(quick=True, device="meta")[len(OPS + OPTIMIZERS) :]
+    return parts(quick=True, device="meta")[len(OWN) :]
 
 
 def test_registered_suites_are_loaded_late_and_called_with_the_options(

@@ -12,6 +12,7 @@ from torch.autograd import Function
 from refnet import backend
 from refnet.ops import require_float, require_tensor, wide
 from refnet.ops.batch_norm import reference
+from refnet.ops.batch_norm.moving import move_running
 
 __all__ = ["batch_norm"]
 
@@ -23,45 +24,6 @@ def _statistics(
     if training:
         return reference.statistics(z)
     return wide(running_mean), wide(running_var)  # type: ignore[arg-type]
-
-
-class Move(Function):
-    """`reference.move_running` for equations that a transform sees through.
-
-    A transform forbids to change a tensor from outside; the forward of a Function, which runs below
-    it, may.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        running_mean: Tensor,
-        running_var: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        m: int,
-        momentum: float | Tensor,
-    ) -> Tensor:
-        reference.move_running(running_mean, running_var, mean, var, m, momentum)
-        return mean.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.mark_non_differentiable(output)
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[None, ...]:
-        return (None,) * 6
-
-
-def _move_outside(*args: Any) -> None:
-    if not backend.forward_mode():
-        raise RuntimeError(
-            "batch_norm: running statistics can't be moved under torch.func.functionalize: "
-            "leave out running_mean and running_var, or call it with training=False"
-        )
-    Move.apply(*args)  # type: ignore[no-untyped-call]
 
 
 def _normalize(
@@ -192,7 +154,7 @@ def batch_norm(
     check(input, running_mean, running_var, weight, bias, training, momentum, eps)
     args = (input, weight, bias, running_mean, running_var, training, momentum, eps)
     if backend.composes():
-        return _normalize(*args, move=_move_outside)
+        return _normalize(*args, move=move_running)
     return BatchNorm.apply(*args)  # type: ignore[no-any-return, no-untyped-call]
 
 
