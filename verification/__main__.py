@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from verification import suite
+from verification.contract import contract_markdown
 from verification.report import Report, Row
-from verification.support import print_support, support_markdown, support_rows
+from verification.support import SUPPORT, print_support, support_markdown, support_rows
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,13 +50,16 @@ def main(arguments: list[str] | None = None) -> int:
     report = Report(_run(chosen))
     # No narrower than the table needs when the output goes to a file.
     console = Console(width=None if sys.stdout.isatty() else 160)
-    report.print(console, failures_only=options.failures)
+    report.print(
+        console, failures_only=options.failures, every=options.rows, elsewhere=(SUPPORT,)
+    )  # fmt: skip
     options.json.write_text(report.to_json(), encoding="utf-8")
     console.print(f"JSON: {options.json}", markup=False)
-    if rows := support_rows(report.rows):
-        print_support(console, rows)
+    if support := support_rows(report.rows):
+        print_support(console, support)
     if options.markdown:
-        options.markdown.write_text(support_markdown(rows), encoding="utf-8")
+        tables = support_markdown(support) + contract_markdown(report.rows)
+        options.markdown.write_text(tables, encoding="utf-8")
         console.print(f"Markdown: {options.markdown}", markup=False)
     return 0 if report.passed else 1
 
@@ -95,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=int, default=1, help="on the CPU; the tensors are small (default: 1)"
     )
     parser.add_argument("--failures", action="store_true", help="print the failing rows only")
+    parser.add_argument(
+        "--rows", action="store_true",
+        help="print every row, not just the tightest of each subject, dtype and rule",
+    )  # fmt: skip
     parser.add_argument(
         "--json", type=Path, default=Path("results/verification.json"), metavar="FILE",
         help="where the rows go as data (default: %(default)s)",

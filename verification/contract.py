@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from verification.cases import OpTable
 from verification.cases.pairs import coverage
 from verification.gradients import verify_gradients
-from verification.memory import verify_memory
+from verification.memory import KEPT, verify_memory
 from verification.ops import verify_op
 from verification.report import AS_GOOD, INCONCLUSIVE, Row
 
+MISSING = "pairs missing"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -67,5 +68,39 @@ def coverage_row(table: OpTable) -> Row:
     reasons = sorted(set(found.impossible.values()))
     impossible = f"{len(found.impossible)} impossible: {'; '.join(reasons)}" if reasons else ""
     verdict, note = (AS_GOOD, impossible) if not missing else (INCONCLUSIVE, str(found.missing))
-    return Row(table.name, "options", "pairs missing", "all", missing, nan, 0.0,
+    return Row(table.name, "options", MISSING, "all", missing, nan, 0.0,
                f"{len(found.covered)} pairs", verdict, note)  # fmt: skip
+
+
+def contract_markdown(rows: Sequence[Row]) -> str:
+    """Return tables of the pairs of options, and of the memory kept for the backward.
+
+    Example:
+        >>> from verification.cases import op_tables
+        >>> print(contract_markdown([coverage_row(op_tables()["tanh"])]))
+        <BLANKLINE>
+        | op | pairs of option values | held by no case | impossible |
+        |---|---|---|---|
+        | tanh | 54 | 0 | 2 impossible: below three dimensions there is one layout |
+        <BLANKLINE>
+    """
+    pairs = [
+        (row.subject, row.rule.split()[0], f"{row.error:.0f}", row.note)
+        for row in rows
+        if row.quantity == MISSING
+    ]
+    kept = [
+        (row.subject, row.dtype, f"{row.error:.0f}", f"{row.bound:.0f}", row.case)
+        for row in rows
+        if row.quantity == KEPT
+    ]
+    tables = (
+        (("op", "pairs of option values", "held by no case", "impossible"), pairs),
+        (("op", "dtype", "bytes kept", "builtin's", "in the case that keeps most beside it"), kept),
+    )
+    return "".join(_markdown(head, lines) for head, lines in tables if lines)
+
+
+def _markdown(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
+    first, *others = ("| " + " | ".join(line) + " |" for line in [head, *lines])
+    return "\n".join(["", first, "|" + "---|" * len(head), *others, ""])

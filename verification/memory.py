@@ -20,6 +20,9 @@ from verification.ops import as_tensors, lay_out, repeated, round_to, short
 from verification.report import ANOTHER, AS_GOOD, BETTER, WORSE, Row
 
 
+KEPT = "bytes kept"
+
+
 def bytes_kept(call: Callable[[], Tensor], held: Sequence[Tensor]) -> int:
     """Count the bytes of memory that a graph keeps and that neither result nor caller holds.
 
@@ -92,7 +95,7 @@ def _row(
             ours = _measure(table, case, function, dtype, device)
         except Exception as error:  # a candidate that crashes gets a row
             note = f"{type(error).__name__}: {error}".splitlines()[0]
-            return Row(table.name, case.name, "bytes kept", short(dtype), nan, nan, nan, "runs",
+            return Row(table.name, case.name, KEPT, short(dtype), nan, nan, nan, "runs",
                        ANOTHER, note)  # fmt: skip
         theirs = _measure(table, case, table.builtin, dtype, device)
         if worst is None or ours - theirs > worst[0] - worst[1]:
@@ -101,7 +104,7 @@ def _row(
         raise ValueError(f"{table.name}: no case can be held by {dtype}")
     ours, theirs, name = worst
     verdict = WORSE if ours > theirs else BETTER if ours < theirs else AS_GOOD
-    return Row(table.name, name, "bytes kept", short(dtype), ours, theirs, theirs,
+    return Row(table.name, name, KEPT, short(dtype), ours, theirs, theirs,
                "builtin's bytes", verdict, f"the most of {len(cases)} cases")  # fmt: skip
 
 

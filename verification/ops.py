@@ -13,6 +13,7 @@ from verification.cases import Arrays, Case, OpTable
 from verification.oracles import Result
 from verification.report import ANOTHER, Row
 from verification.tolerance import (
+    DRAWS,
     Judgement,
     Sample,
     beside_builtin,
@@ -20,9 +21,8 @@ from verification.tolerance import (
     same_algorithm,
     same_bits,
     same_precision,
+    well_conditioned,
 )
-
-DRAWS = 3  # of ±1 ulp, for the oracle's response
 
 
 def verify_op(
@@ -86,15 +86,16 @@ def _verify_case(
             return [_crash(table, case, dtype, error)]
         for quantity, sample in drawn.items():
             samples.setdefault(quantity, []).append(sample)
+    beside = own and dtype == torch.float64 and well_conditioned(samples.values())
     return [
         Row(table.name, case.name, quantity, short(dtype), **vars(judged))
         for quantity, found in samples.items()
-        for judged in _judge(found, kinds[quantity], table.bitwise, own)
+        for judged in _judge(found, kinds[quantity], table.bitwise, own, beside)
     ]
 
 
 def _judge(
-    samples: list[Sample], dtype: torch.dtype, bitwise: bool, own: bool
+    samples: list[Sample], dtype: torch.dtype, bitwise: bool, own: bool, beside: bool
 ) -> Iterator[Judgement]:
     """Put the questions that a quantity of a dtype is asked."""
     if bitwise or not dtype.is_floating_point:
@@ -104,9 +105,8 @@ def _judge(
     eps = torch.finfo(dtype).eps
     if dtype == torch.float64:
         yield same_algorithm(samples)
-        beside = beside_builtin(samples) if own else None
-        if beside is not None:
-            yield beside
+        if beside:
+            yield beside_builtin(samples)
     else:
         yield own_target(samples, eps) if own else same_precision(samples, eps)
 

@@ -6,8 +6,8 @@ import json
 import math
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ BETTER, AS_GOOD = "better", "as good"
 WORSE, ANOTHER, INCONCLUSIVE = "worse", "another function", "inconclusive"
 NULL = "null direction"  # listed, not judged
 PASSING = (BETTER, AS_GOOD, NULL)
+FEW = 100  # rows, that a table may show
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ class Row:
     def passed(self) -> bool:
         """Whether nothing is wrong with the row."""
         return self.verdict in PASSING
+
+    @property
+    def used(self) -> float:
+        """How much of its bound the error takes up, −1 where there is no number."""
+        if math.isnan(self.error) or math.isnan(self.bound):
+            return -1.0
+        return self.error / self.bound if self.bound else math.inf if self.error else 0.0
 
 
 @dataclass(frozen=True)
@@ -110,9 +118,46 @@ class Report:
         listed = ", ".join(f"{counts[v]} {v}" for v in verdicts if counts[v])
         return f"{len(self.rows)} rows: {listed or 'nothing was checked'}"
 
-    def print(self, console: Console, *, failures_only: bool = False) -> None:
-        """Print the rows as a table, and the counts below it."""
-        rows = self.failures if failures_only else self.rows
+    def digest(self) -> list[Row]:
+        """Return the failures, and of all rows of a subject, dtype and rule the tightest one."""
+        groups: dict[tuple[str, str, str], list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault((row.subject, row.dtype, row.rule), []).append(row)
+        chosen: list[Row] = []
+        for rows in groups.values():
+            failures = [row for row in rows if not row.passed]
+            tightest = max(rows, key=lambda row: row.used)
+            better = sum(row.verdict == BETTER for row in rows)
+            count = f"tightest of {len(rows)}" + f", {better} better" * bool(better)
+            note = f"({count}) {tightest.note}".strip() if len(rows) > 1 else tightest.note
+            chosen += failures or [replace(tightest, note=note)]
+        return chosen
+
+    def print(
+        self,
+        console: Console,
+        *,
+        failures_only: bool = False,
+        every: bool = False,
+        elsewhere: Container[str] = (),
+    ) -> None:
+        """Print the rows as a table, and the counts below it.
+
+        Args:
+            console: where to.
+            failures_only: no other rows.
+            every: all rows, also where they are many; otherwise those are digested.
+            elsewhere: quantities that are shown in another way; they are counted, and in the table
+                where they fail.
+        """
+        if failures_only:
+            rows = self.failures
+        elif every or len(self.rows) <= FEW:
+            rows = self.rows
+        else:
+            rows = self.digest()
+        if not every:
+            rows = [row for row in rows if row.quantity not in elsewhere or not row.passed]
         if rows:
             console.print(_table(rows))
         console.print(self.summary(), style="green" if self.passed else "bold red", markup=False)

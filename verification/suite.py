@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
+from verification import contract
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
 from verification.cases.transforms import OPS
-from verification.ops import verify_op
+from verification.contract import verify_contract
 from verification.optimizers import verify_optimizer
 from verification.report import ANOTHER, INCONCLUSIVE, Row
 from verification.support import verify_support
@@ -42,7 +43,8 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
     """Return all parts of the suite.
 
     Args:
-        quick: fewer seeds and shorter runs, and no transform that is slow; the same cases.
+        quick: fewer seeds and shorter runs, no difference quotients and no transform that is slow;
+            the same cases.
         device: where candidates and builtins compute.
 
     Returns:
@@ -55,9 +57,8 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
     found = []
     for op in op_tables().values():
         seeds = 3 if quick else 5
-        found.append(
-            Part(op.name, len(op.cases), _later(verify_op, op, seeds=seeds, device=device))
-        )
+        run = _later(verify_contract, op, seeds=seeds, quick=quick, device=device)
+        found.append(Part(op.name, contract.parts(op, quick=quick), run))
     for optimizer in optimizer_tables().values():
         size = {"seeds": 3, "steps": 12} if quick else {"seeds": 5}
         run = _later(verify_optimizer, optimizer, **size, device=device)
