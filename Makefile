@@ -13,7 +13,7 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup train test verify accuracy lint wheel-check clean distclean
+.PHONY: help setup train test verify support accuracy lint wheel-check clean distclean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' Makefile | \
@@ -30,6 +30,9 @@ test: $(STAMP)  ## run the whole test suite
 
 verify: $(STAMP)  ## compare every op, optimizer and training run with torch's
 	@$(RUN) -m verification $(ARGS)
+
+support: $(STAMP)  ## write docs/support.md: every op under every transform, options, memory
+	@$(RUN) -m verification --markdown docs/support.md $(ARGS)
 
 accuracy: $(STAMP)  ## train the shipped configurations on five seeds, print the accuracies
 	@$(RUN) -m lightning_modules.accuracy $(ARGS)

@@ -33,13 +33,14 @@ def class_dim(z: Tensor) -> int:
 def log_probabilities(logits: Tensor) -> Tensor:
     """log a = z − log Σ_c e^{z_c}, in float64.
 
-    The maximum is detached: it is subtracted and added, so its derivative cancels.
+    The maximum is detached, since a shift of all z has derivative 0 in log a.
     """
     z, dim = wide(logits), class_dim(logits)
     if not z.numel():  # no maximum to take
         return z
     top = z.amax(dim, keepdim=True).detach()
-    return z - ((z - top).exp().sum(dim, keepdim=True).log() + top)
+    z = z - top
+    return z - z.exp().sum(dim, keepdim=True).log()
 
 
 def forward(logits: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> Tensor:
