@@ -17,6 +17,16 @@ from verification.report import Report, Row
 from verification.support import SUPPORT, print_support, support_markdown, support_rows
 
 
+HEADING = """\
+# What every op supports
+
+Written by `make support` on torch {torch}. {summary}.
+
+## Transforms
+
+"""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0 all passed, 1 a failure, 2 wrong usage."""
     options = _parser().parse_args(arguments)
@@ -58,8 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     if support := support_rows(report.rows):
         print_support(console, support)
     if options.markdown:
-        tables = support_markdown(support) + contract_markdown(report.rows)
-        options.markdown.write_text(tables, encoding="utf-8")
+        text = HEADING.format(torch=torch.__version__, summary=report.summary())
+        text += support_markdown(support) + contract_markdown(report.rows)
+        options.markdown.write_text(text, encoding="utf-8")
         console.print(f"Markdown: {options.markdown}", markup=False)
     return 0 if report.passed else 1
 

@@ -79,6 +79,8 @@ def contract_markdown(rows: Sequence[Row]) -> str:
         >>> from verification.cases import op_tables
         >>> print(contract_markdown([coverage_row(op_tables()["tanh"])]))
         <BLANKLINE>
+        ## Options in pairs
+        <BLANKLINE>
         | op | pairs of option values | held by no case | impossible |
         |---|---|---|---|
         | tanh | 54 | 0 | 2 impossible: below three dimensions there is one layout |
@@ -94,13 +96,17 @@ def contract_markdown(rows: Sequence[Row]) -> str:
         for row in rows
         if row.quantity == KEPT
     ]
-    tables = (
-        (("op", "pairs of option values", "held by no case", "impossible"), pairs),
-        (("op", "dtype", "bytes kept", "builtin's", "in the case that keeps most beside it"), kept),
-    )
-    return "".join(_markdown(head, lines) for head, lines in tables if lines)
+    tables = {
+        "Options in pairs": [("op", "pairs of option values", "held by no case", "impossible")],
+        "Memory kept for the backward": [
+            ("op", "dtype", "bytes kept", "builtin's", "in the case that keeps most beside it")
+        ],
+    }
+    tables["Options in pairs"] += pairs
+    tables["Memory kept for the backward"] += kept
+    return "".join(_markdown(title, *lines) for title, lines in tables.items() if len(lines) > 1)
 
 
-def _markdown(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
+def _markdown(title: str, head: tuple[str, ...], *lines: tuple[str, ...]) -> str:
     first, *others = ("| " + " | ".join(line) + " |" for line in [head, *lines])
-    return "\n".join(["", first, "|" + "---|" * len(head), *others, ""])
+    return "\n".join(["", f"## {title}", "", first, "|" + "---|" * len(head), *others, ""])
