@@ -92,14 +92,14 @@ def contract_markdown(rows: Sequence[Row]) -> str:
         if row.quantity == MISSING
     ]
     kept = [
-        (row.subject, row.dtype, f"{row.error:.0f}", f"{row.bound:.0f}", row.case)
+        (row.subject, row.dtype, f"{row.error:.0f} of {row.bound:.0f}", row.case, row.note)
         for row in rows
         if row.quantity == KEPT
     ]
     tables = {
         "Options in pairs": [("op", "pairs of option values", "held by no case", "impossible")],
         "Memory kept for the backward": [
-            ("op", "dtype", "bytes kept", "builtin's", "in the case that keeps most beside it")
+            ("op", "dtype", "bytes kept of the builtin's", "in the worst case", "all together")
         ],
     }
     tables["Options in pairs"] += pairs

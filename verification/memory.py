@@ -89,6 +89,7 @@ def _row(
 ) -> Row:
     nan = float("nan")
     worst: tuple[int, int, str] | None = None
+    totals = [0, 0]
     cases = [case for case in table.cases if short(dtype) in case.dtypes]
     for case in cases:
         try:
@@ -98,6 +99,7 @@ def _row(
             return Row(table.name, case.name, KEPT, short(dtype), nan, nan, nan, "runs",
                        ANOTHER, note)  # fmt: skip
         theirs = _measure(table, case, table.builtin, dtype, device)
+        totals = [totals[0] + ours, totals[1] + theirs]
         if worst is None or ours - theirs > worst[0] - worst[1]:
             worst = ours, theirs, case.name
     if worst is None:
@@ -105,7 +107,7 @@ def _row(
     ours, theirs, name = worst
     verdict = WORSE if ours > theirs else BETTER if ours < theirs else AS_GOOD
     return Row(table.name, name, KEPT, short(dtype), ours, theirs, theirs,
-               "builtin's bytes", verdict, f"the most of {len(cases)} cases")  # fmt: skip
+               "builtin's bytes", verdict, f"all {len(cases)} cases keep {totals[0]} of {totals[1]}")  # fmt: skip
 
 
 def _measure(
