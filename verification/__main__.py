@@ -16,7 +16,6 @@ from verification.contract import contract_markdown
 from verification.report import Report, Row
 from verification.support import SUPPORT, print_support, support_markdown, support_rows
 
-
 HEADING = """\
 # What every op supports
 

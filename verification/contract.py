@@ -96,14 +96,15 @@ def contract_markdown(rows: Sequence[Row]) -> str:
         for row in rows
         if row.quantity == KEPT
     ]
-    tables = {
-        "Options in pairs": [("op", "pairs of option values", "held by no case", "impossible")],
-        "Memory kept for the backward": [
-            ("op", "dtype", "bytes kept of the builtin's", "in the worst case", "all together")
+    tables: dict[str, list[tuple[str, ...]]] = {
+        "Options in pairs": [
+            ("op", "pairs of option values", "held by no case", "impossible"), *pairs,
         ],
-    }
-    tables["Options in pairs"] += pairs
-    tables["Memory kept for the backward"] += kept
+        "Memory kept for the backward": [
+            ("op", "dtype", "bytes kept of the builtin's", "in the worst case", "all together"),
+            *kept,
+        ],
+    }  # fmt: skip
     return "".join(_markdown(title, *lines) for title, lines in tables.items() if len(lines) > 1)
 
 

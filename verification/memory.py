@@ -19,7 +19,6 @@ from verification.cases import Arrays, Case, OpTable
 from verification.ops import as_tensors, lay_out, repeated, round_to, short
 from verification.report import ANOTHER, AS_GOOD, BETTER, WORSE, Row
 
-
 KEPT = "bytes kept"
 
 
@@ -106,8 +105,9 @@ def _row(
         raise ValueError(f"{table.name}: no case can be held by {dtype}")
     ours, theirs, name = worst
     verdict = WORSE if ours > theirs else BETTER if ours < theirs else AS_GOOD
-    return Row(table.name, name, KEPT, short(dtype), ours, theirs, theirs,
-               "builtin's bytes", verdict, f"all {len(cases)} cases keep {totals[0]} of {totals[1]}")  # fmt: skip
+    note = f"all {len(cases)} cases keep {totals[0]} of {totals[1]}"
+    return Row(table.name, name, KEPT, short(dtype), ours, theirs, theirs, "builtin's bytes",
+               verdict, note)  # fmt: skip
 
 
 def _measure(

@@ -60,9 +60,9 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
         run = _later(verify_contract, op, seeds=seeds, quick=quick, device=device)
         found.append(Part(op.name, contract.parts(op, quick=quick), run))
     for optimizer in optimizer_tables().values():
-        size = {"seeds": 3, "steps": 12} if quick else {"seeds": 5}
-        run = _later(verify_optimizer, optimizer, **size, device=device)
-        found.append(Part(optimizer.name, len(optimizer.options), run))
+        size = {"seeds": 3, "steps": 12} if quick else {"seeds": 5, "steps": 200}
+        run = _later(verify_optimizer, optimizer, **size, device=device, own=True)
+        found.append(Part(optimizer.name, len(optimizer.cases) + 1, run))
     run = _later(verify_support, OPS, quick=quick, device=device)
     found.append(Part("transforms", len(OPS), run))
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):

@@ -10,8 +10,9 @@ from __future__ import annotations
 from refnet.optim import lr_scheduler
 from refnet.optim.adam import Adam
 from refnet.optim.adamw import AdamW
+from refnet.optim.groups import decay_groups
 from refnet.optim.momentum import Momentum
 from refnet.optim.rmsprop import RMSprop
 from refnet.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Momentum", "RMSprop", "lr_scheduler"]
+__all__ = ["SGD", "Adam", "AdamW", "Momentum", "RMSprop", "decay_groups", "lr_scheduler"]

@@ -1,19 +1,29 @@
 """What all optimizers share: the walk over groups and parameters, and the checks of options.
 
 An optimizer is a pure update rule, W and its state in, the new W and state out, and a class that
-says which state there is at first (`_init_state`) and calls the rule (`_update`). This file does
-the rest as torch does it: parameters without a gradient are skipped wholly, `maximize` negates the
-gradient before anything else, weight decay comes next, complex numbers count as pairs of reals.
+names the state (`_state_names`) and calls the rule (`_update`). This file does the rest as torch
+does it: parameters without a gradient are skipped wholly, `maximize` negates the gradient before
+anything else, weight decay comes next, complex numbers count as pairs of reals.
+
+A pure rule makes new tensors. So that they stay small, a parameter is updated block by block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import repeat
 from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
+from torch.optim.optimizer import (
+    ParamsT,
+    _device_dtype_check_for_fused,
+    _get_capturable_supported_devices,
+    _use_grad_for_differentiable,
+)
+
+from refnet.optim._arithmetic import add
 
 __all__ = [
     "Group",
@@ -21,18 +31,35 @@ __all__ = [
     "ParamsT",
     "State",
     "require_non_negative",
-    "step_value",
-    "zero_step",
+    "require_one_element",
 ]
 
 Group = dict[str, Any]
-State = dict[str, Tensor]
+State = dict[str, Any]  # of tensors, or None for what comes into being with the first step
+
+# Elements of a block: on a CPU what torch gives one thread, times the threads.
+_GRAIN = 2**15
+_BLOCK_OF_A_DEVICE = 2**22
 
 _TORCH_NAMES = {"lr": "learning rate", "eps": "epsilon value"}
 
 
-def require_non_negative(**options: float | Tensor) -> None:
-    """Raise torch's ValueError for an option that is negative or NaN.
+def require_one_element(**options: float | Tensor) -> None:
+    """Raise torch's ValueError for a tensor that is not a single number.
+
+    Example:
+        >>> require_one_element(lr=torch.ones(2))
+        Traceback (most recent call last):
+        ValueError: Tensor lr must be 1-element, but got shape [2]
+    """
+    for name, value in options.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            shape = list(value.shape)
+            raise ValueError(f"Tensor {name} must be 1-element, but got shape {shape}")
+
+
+def require_non_negative(*, nan: bool = False, **options: float | Tensor) -> None:
+    """Raise torch's ValueError for an option that is negative, or NaN unless that is allowed.
 
     Example:
         >>> require_non_negative(lr=-1.0)
@@ -40,26 +67,27 @@ def require_non_negative(**options: float | Tensor) -> None:
         ValueError: Invalid learning rate: -1.0
     """
     for name, value in options.items():
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"Tensor {name} must be 1-element, but got {list(value.shape)}")
-        if not value >= 0:
+        if value < 0 or (value != value and not nan):
             raise ValueError(f"Invalid {_TORCH_NAMES.get(name, f'{name} value')}: {value}")
 
 
 class Optimizer(torch.optim.Optimizer):
     """The base of all optimizers here; see the module's docstring.
 
-    `foreach`, `fused` and `capturable` are accepted for torch's signature and kept in the groups
-    and state dicts: they choose among torch's implementations, and here there is one.
+    `foreach`, `fused` and `capturable` choose among torch's implementations. Here there is one, and
+    they are kept in the groups and state dicts; where torch's choice raises, so does this.
     """
 
     # Options that older checkpoints, or torch's own, don't have, and what they mean there.
     added_later: ClassVar[dict[str, Any]] = {}
-    sparse_hint: ClassVar[str] = ""
+    counts_steps: ClassVar[bool] = True
+    sparse_error: ClassVar[str] = ""  # empty: sparse gradients are taken
+    foreach_differentiable: ClassVar[bool] = False
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
         if defaults.get("fused"):
+            self._step_supports_amp_scaling = True  # asks GradScaler for grad_scale and found_inf
             if defaults.get("differentiable"):
                 raise RuntimeError("`fused` does not support `differentiable`")
             if defaults.get("foreach"):
@@ -71,9 +99,9 @@ class Optimizer(torch.optim.Optimizer):
             for name, value in self.added_later.items():
                 group.setdefault(name, value)
             for param in group["params"]:
-                param_state = self.state.get(param, {})
-                if "step" in param_state and not torch.is_tensor(param_state["step"]):
-                    param_state["step"] = torch.tensor(float(param_state["step"]))
+                step = self.state.get(param, {}).get("step")
+                if step is not None and not isinstance(step, Tensor):
+                    self.state[param]["step"] = _step_count(float(step), param, group)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -88,63 +116,208 @@ class Optimizer(torch.optim.Optimizer):
 
         Returns:
             The closure's loss.
+
+        Raises:
+            RuntimeError: a gradient or a parameter that the options, or the rule, don't take;
+                AssertionError where that is torch's error. Nothing of the group has changed then.
         """
+        self._check_graph_capture()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._step_one(param, param.grad, group)
+            params = [param for param in group["params"] if param.grad is not None]
+            for param in params:
+                self._prepare(param, group)
+            self._check(params, group)
+            if self._unscaled(params):
+                options = _scalars(group, self.defaults)
+                for param in params:
+                    self._step_one(param, param.grad, options)
         return loss
 
+    def _check_graph_capture(self) -> None:
+        if self.counts_steps:  # the others have nothing that a CUDA graph would freeze
+            name = "_{}_graph_capture_health_check"  # "cuda" before torch 2.12
+            check = getattr(self, name.format("accelerator"), None)
+            (check or getattr(self, name.format("cuda")))()
+
+    def _prepare(self, param: Tensor, group: Group) -> None:
+        """Refuse what cannot be updated, and make the state of what gets its first gradient."""
+        if param.grad is not None and param.grad.is_sparse:
+            if self.sparse_error:
+                raise RuntimeError(self.sparse_error)
+            if group.get("fused"):
+                raise RuntimeError("`_fused_sgd` does not support sparse gradients")
+        if group.get("fused"):
+            _device_dtype_check_for_fused(param)
+        if self._keeps_state(group) and not self.state[param]:
+            if self.counts_steps:
+                self.state[param]["step"] = _step_count(0.0, param, group)
+            for name in self._state_names(group):
+                self.state[param][name] = self._initial(param)
+
+    def _check(self, params: list[Tensor], group: Group) -> None:
+        """Raise torch's errors for options that its implementations don't combine."""
+        if group.get("capturable") and not (group.get("fused") or torch.compiler.is_compiling()):
+            devices = _get_capturable_supported_devices()
+            for param in params:
+                found = {param.device.type, self.state[param]["step"].device.type}
+                if len(found) > 1 or not found <= set(devices):
+                    raise AssertionError(
+                        "If capturable=True, params and state_steps must be on supported devices: "
+                        f"{devices}."
+                    )
+        foreach = group.get("foreach") and not self.foreach_differentiable
+        if params and foreach and group["differentiable"]:
+            raise AssertionError("_foreach ops don't support autograd")
+
+    def _unscaled(self, params: list[Tensor]) -> bool:
+        """Whether a step is to be made: GradScaler has found no inf; undo its scale, as torch does.
+
+        It sets `found_inf` and `grad_scale` for the time of a step of a fused optimizer.
+        """
+        found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if found_inf is not None and found_inf.item():
+            return False
+        if scale is not None:
+            for param in params:
+                param.grad.div_(scale.to(param.device))  # type: ignore[union-attr]
+        return True
+
     def _step_one(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        if grad.is_sparse:
-            raise RuntimeError(
-                f"{type(self).__name__} does not support sparse gradients{self.sparse_hint}"
-            )
-        if group["maximize"]:
-            grad = -grad
-        if group["weight_decay"] != 0 and not group.get("decoupled_weight_decay", False):
-            grad = grad + group["weight_decay"] * param  # L2: dW + λ/m W
-        if isinstance(group["lr"], Tensor):  # of one element, in any shape
-            group = {**group, "lr": group["lr"].reshape(())}
+        names = self._state_names(group)
         state = self.state[param] if self._keeps_state(group) else {}
-        if not state:
-            state.update(self._init_state(param, group))
-        views = {name: _real(value) for name, value in state.items()}
-        new_param, new_state = self._update(_real(param), _real(grad), views, group)
-        _real(param).copy_(new_param)
-        for name, value in new_state.items():
-            if views.get(name) is None:
-                state[name] = torch.view_as_complex(value) if param.is_complex() else value
-            else:
-                views[name].copy_(value)
+        if self.counts_steps:
+            state["step"] += 1
+        t = _count(state["step"], group) if self.counts_steps else None
+        old = [state[name] for name in names]
+        if grad.is_sparse and all(value is None or value.is_sparse for value in old):
+            state.update(self._step_sparse(param, grad, dict(zip(names, old, strict=True)), group))
+            return
+        into = [torch.empty_like(grad) if value is None else value for value in old]
+        reals = [_real(tensor) for tensor in (param, grad, *old, *into)]
+        made: list[Tensor] = []
+        for block in _blocks(reals, whole=group["differentiable"]):
+            made = self._step_block(block, names, t, group)
+        if group["differentiable"]:  # the graph holds the old ones
+            into = [_shaped_like(param, value) for value in made]
+        state.update(zip(names, into, strict=True))
+
+    def _step_block(
+        self, block: Sequence[Any], names: list[str], t: Any, group: Group
+    ) -> list[Tensor]:
+        """Apply the rule to W, dW and the old state, and write W and the new state.
+
+        Returns:
+            The new state instead of writing it, where somebody differentiates the step.
+        """
+        w, dw, *views = block
+        old, into = views[: len(names)], views[len(names) :]
+        old_w = w.clone() if group["differentiable"] else w  # the graph may need what it was
+        dw = _direction(old_w, dw, group)
+        new_w, new = self._update(old_w, dw, dict(zip(names, old, strict=True)), t, group)
+        w.copy_(new_w)
+        if group["differentiable"]:
+            return [new[name] for name in names]
+        for name, view in zip(names, into, strict=True):
+            view.copy_(new[name])
+        return []
+
+    def _step_sparse(self, param: Tensor, grad: Tensor, state: State, group: Group) -> State:
+        """Change W where dW has entries: the rule on a W of zeros as sparse as dW gives by what."""
+        dw = _direction(param, grad, group)
+        change, new = self._update(torch.zeros_like(grad), dw, state, None, group)
+        param.add_(change)
+        return {name: new[name].coalesce() for name in state}
 
     def _keeps_state(self, group: Group) -> bool:
         """Whether a parameter of this group has an entry in `state` at all."""
-        return True
+        return self.counts_steps or bool(self._state_names(group))
 
-    def _init_state(self, param: Tensor, group: Group) -> State:
-        """Return the state of a parameter that gets its first gradient, under torch's names."""
-        return {}
+    def _state_names(self, group: Group) -> list[str]:
+        """Return the names, torch's, of the state that is as large as the parameter."""
+        raise NotImplementedError
 
-    def _update(self, w: Tensor, dw: Tensor, state: State, group: Group) -> tuple[Tensor, State]:
+    def _initial(self, param: Tensor) -> Tensor | None:
+        """Return one of these before the first step; None if the rule makes it."""
+        return torch.zeros_like(param, memory_format=torch.preserve_format)
+
+    def _update(
+        self, w: Tensor, dw: Tensor, state: State, t: Any, group: Group
+    ) -> tuple[Tensor, State]:
         """Return the new parameter and its new state; all tensors are real, none is changed."""
         raise NotImplementedError
 
 
-def zero_step(param: Tensor, group: Group) -> Tensor:
-    """Return a step count of 0: on the CPU, or beside the parameter where torch keeps it there."""
-    beside = group.get("capturable") or group.get("fused")
-    return torch.zeros((), dtype=torch.float32, device=param.device if beside else "cpu")
+def _direction(w: Tensor, dw: Tensor, group: Group) -> Tensor:
+    """Return the gradient of what is to be minimized, with its L2 term λ/m W."""
+    if group["maximize"]:
+        dw = -dw
+    if group["weight_decay"] != 0 and not group.get("decoupled_weight_decay", False):
+        dw = add(dw, w, group["weight_decay"])
+    return dw
 
 
-def step_value(step: Tensor, group: Group) -> Any:
-    """Return the step count t as a number, or as a tensor where nothing may wait for the device."""
-    return step if group["differentiable"] or group.get("capturable") else step.item()
+def _step_count(value: float, param: Tensor, group: Group) -> Tensor:
+    """Return a count of steps: on the CPU, or beside the parameter where torch keeps it there."""
+    fused, beside = group.get("fused"), group.get("capturable") or group.get("fused")
+    wide = torch.get_default_dtype() == torch.float64 and not fused
+    dtype, device = torch.float64 if wide else torch.float32, param.device if beside else "cpu"
+    return torch.tensor(value, dtype=dtype, device=device)
+
+
+def _count(step: Tensor, group: Group) -> Any:
+    """Return the count of steps as a number, or as a tensor where it has to stay one.
+
+    In float64, since 1 − βᵗ is small.
+    """
+    return step.double() if _stays_tensor(group) else step.item()
+
+
+def _scalars(group: Group, options: Collection[str]) -> Group:
+    """Return a group's options with numbers for tensors, or without dimensions if they stay."""
+
+    def scalar(name: str, value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return tuple(scalar(name, item) for item in value)
+        if not isinstance(value, Tensor):
+            return value
+        require_one_element(**{name: value})
+        return value.reshape(()) if _stays_tensor(group) else value.item()
+
+    return {name: scalar(name, value) for name, value in group.items() if name in options}
+
+
+def _stays_tensor(group: Group) -> bool:
+    """Whether somebody differentiates, captures or compiles the step: no number may be read."""
+    return bool(group["differentiable"] or group.get("capturable") or torch.compiler.is_compiling())
+
+
+def _blocks(tensors: Sequence[Any], *, whole: bool) -> Iterable[tuple[Any, ...]]:
+    """Cut tensors of one shape along its longest side."""
+    w = tensors[0]
+    dense = all(t is None or (type(t) in _DENSE and not t.is_sparse) for t in tensors)
+    if whole or not dense or torch.compiler.is_compiling():
+        return [tuple(tensors)]
+    size = _GRAIN * torch.get_num_threads() if w.is_cpu else _BLOCK_OF_A_DEVICE
+    if w.numel() <= size:
+        return [tuple(tensors)]
+    side = max(range(w.dim()), key=lambda dim: int(w.shape[dim]))
+    length = max(1, size * w.shape[side] // w.numel())
+    cut = [repeat(None) if t is None else t.split(length, side) for t in tensors]
+    return zip(*cut, strict=False)
+
+
+_DENSE = (Tensor, torch.nn.Parameter)
 
 
 def _real(tensor: Any) -> Any:
-    return torch.view_as_real(tensor) if tensor is not None and tensor.is_complex() else tensor
+    if tensor is None or not tensor.is_complex() or tensor.is_sparse:
+        return tensor
+    return torch.view_as_real(tensor.resolve_conj())
+
+
+def _shaped_like(param: Tensor, value: Tensor) -> Tensor:
+    return torch.view_as_complex(value) if param.is_complex() else value.to(param.dtype)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
+from refnet.optim._arithmetic import Scalar
 from refnet.optim._base import ParamsT
 from refnet.optim.adam import Adam
 
@@ -18,19 +21,21 @@ class AdamW(Adam):
     Args:
         params: parameters, or groups of them.
         lr: learning rate α.
-        betas: β₁ and β₂, each in [0, 1).
+        betas: β₁ and β₂, each in [0, 1): two floats, or two tensors of one element.
         eps: ε, outside the root and after bias correction.
         weight_decay: λ/m.
         amsgrad: divide by the root of the largest S so far.
         maximize: climb instead of descend.
         foreach: accepted; torch's choice of implementation.
-        capturable: accepted; the step count is kept beside the parameters, and never read back.
+        capturable: keep the step count beside the parameters, on devices that can capture, and
+            never read it back.
         differentiable: keep the graph through `step`.
-        fused: accepted; torch's choice of implementation.
+        fused: likewise; GradScaler leaves the unscaling and the skipping of a step to `step`.
 
     Raises:
         ValueError: a negative option, or a β outside [0, 1).
         RuntimeError: options that exclude each other, or a sparse gradient.
+        AssertionError: in `step`, `capturable` on a CPU, or `foreach` with `differentiable`.
 
     Example:
         >>> import torch
@@ -48,7 +53,7 @@ class AdamW(Adam):
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[Scalar, Scalar] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
@@ -73,3 +78,8 @@ class AdamW(Adam):
             fused=fused,
             decoupled_weight_decay=True,
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # whatever Adam's checkpoint says
+            group["decoupled_weight_decay"] = True

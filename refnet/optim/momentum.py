@@ -7,28 +7,27 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from refnet.optim._arithmetic import Scalar, add
 from refnet.optim._base import (
     Group,
     Optimizer,
     ParamsT,
     State,
     require_non_negative,
-    step_value,
-    zero_step,
+    require_one_element,
 )
 
 __all__ = ["Momentum", "momentum_rule"]
 
 
 def momentum_rule(
-    w: Tensor, dw: Tensor, v: Tensor, t: Any, *, lr: float, momentum: float, bias_correction: bool
+    w: Tensor, dw: Tensor, v: Tensor, t: Any, *, lr: Scalar, momentum: float, bias_correction: bool
 ) -> tuple[Tensor, Tensor]:
     """V ← βV + (1 − β) dW;  W ← W − αV, or with bias correction W − α V / (1 − βᵗ)."""
-    v = momentum * v + (1 - momentum) * dw
-    return w - lr * (v / (1 - momentum**t) if bias_correction else v), v
+    v = add(momentum * v, dw, 1 - momentum)
+    return add(w, v, -lr / (1 - momentum**t) if bias_correction else -lr), v
 
 
 class Momentum(Optimizer):
@@ -60,8 +59,10 @@ class Momentum(Optimizer):
     Source: lecture, "Momentum", "Bias correction".
 
     Differs from torch: `torch.optim.SGD(momentum=β)` has no 1 − β. With `dampening=β`, and zero
-    momentum buffers laid in before the first step, it is this rule.
+    momentum buffers laid in before the first step, it is this rule to the last bit.
     """
+
+    sparse_error = "Momentum does not support sparse gradients"
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Momentum(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
+        require_one_element(lr=lr)
         require_non_negative(lr=lr, momentum=momentum, weight_decay=weight_decay)
         if momentum >= 1:
             raise ValueError(f"Invalid momentum value: {momentum}")
@@ -89,21 +91,19 @@ class Momentum(Optimizer):
             },
         )
 
-    def _init_state(self, param: Tensor, group: Group) -> State:
-        return {
-            "step": zero_step(param, group),
-            "momentum_buffer": torch.zeros_like(param, memory_format=torch.preserve_format),
-        }
+    def _state_names(self, group: Group) -> list[str]:
+        return ["momentum_buffer"]
 
-    def _update(self, w: Tensor, dw: Tensor, state: State, group: Group) -> tuple[Tensor, State]:
-        step = state["step"] + 1
+    def _update(
+        self, w: Tensor, dw: Tensor, state: State, t: Any, group: Group
+    ) -> tuple[Tensor, State]:
         w, v = momentum_rule(
             w,
             dw,
             state["momentum_buffer"],
-            step_value(step, group),
+            t,
             lr=group["lr"],
             momentum=group["momentum"],
             bias_correction=group["bias_correction"],
         )
-        return w, {"step": step, "momentum_buffer": v}
+        return w, {"momentum_buffer": v}

@@ -6,12 +6,19 @@ v momentum buffer, lr the lecture's α, alpha the lecture's β.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from refnet.optim._base import Group, Optimizer, ParamsT, State, require_non_negative, zero_step
+from refnet.optim._arithmetic import Scalar, add, addcdiv, addcmul, lerp
+from refnet.optim._base import (
+    Group,
+    Optimizer,
+    ParamsT,
+    State,
+    require_non_negative,
+    require_one_element,
+)
 
 __all__ = ["RMSprop", "rmsprop"]
 
@@ -23,7 +30,7 @@ def rmsprop(
     g: Tensor | None,
     v: Tensor | None,
     *,
-    lr: float,
+    lr: Scalar,
     alpha: float,
     eps: float,
     momentum: float,
@@ -33,15 +40,16 @@ def rmsprop(
 
     Given g, S − g² takes the place of S (centered); given v, V ← μV + dW / (√S + ε), W ← W − αV.
     """
-    s = alpha * s + (1 - alpha) * dw * dw
+    s = addcmul(alpha * s, dw, dw, 1 - alpha)
     spread = s
     if g is not None:
-        g = g + (1 - alpha) * (dw - g)
-        spread = s - g * g
-    ratio = dw / ((spread + eps).sqrt() if eps_inside_root else spread.sqrt() + eps)
-    if v is not None:
-        v = ratio = momentum * v + ratio
-    return w - lr * ratio, s, g, v
+        g = lerp(g, dw, 1 - alpha)
+        spread = addcmul(s, g, g, -1)
+    root = (spread + eps).sqrt() if eps_inside_root else spread.sqrt() + eps
+    if v is None:
+        return addcdiv(w, dw, root, -lr), s, g, None
+    v = addcdiv(momentum * v, dw, root, 1)
+    return add(w, v, -lr), s, g, v
 
 
 class RMSprop(Optimizer):
@@ -57,7 +65,7 @@ class RMSprop(Optimizer):
         weight_decay: λ/m, added to the gradient as λ/m·W.
         momentum: of the steps, 0 for none.
         centered: divide by the root of S − (average of dW)², an estimate of the variance.
-        capturable: accepted; the step count is kept beside the parameters.
+        capturable: keep the step count beside the parameters, on devices that can capture.
         foreach: accepted; torch's choice of implementation.
         maximize: climb instead of descend.
         differentiable: keep the graph through `step`.
@@ -66,6 +74,7 @@ class RMSprop(Optimizer):
     Raises:
         ValueError: a negative option.
         RuntimeError: a sparse gradient.
+        AssertionError: in `step`, `capturable` on a CPU, or `foreach` with `differentiable`.
 
     Example:
         >>> import torch
@@ -77,9 +86,12 @@ class RMSprop(Optimizer):
 
     Source: lecture, "RMSprop" (whose first form has no ε and divides by zero).
 
-    Differs from torch: `eps_inside_root` is ours.
+    Differs from torch: `eps_inside_root` is ours. A step on an average S with it is torch's step
+    with ε' = √(S + ε) − √S, which no constant is, but where S is: ε' → √ε as S → 0, and
+    ε' ≈ ε / (2√S) where S ≫ ε.
     """
 
+    sparse_error = "RMSprop does not support sparse gradients"
     added_later: ClassVar = {
         "momentum": 0,
         "centered": False,
@@ -106,6 +118,7 @@ class RMSprop(Optimizer):
         *,
         eps_inside_root: bool = False,
     ) -> None:
+        require_one_element(lr=lr)
         require_non_negative(
             lr=lr, eps=eps, momentum=momentum, weight_decay=weight_decay, alpha=alpha
         )
@@ -126,25 +139,25 @@ class RMSprop(Optimizer):
             },
         )
 
-    def _init_state(self, param: Tensor, group: Group) -> State:
+    def _state_names(self, group: Group) -> list[str]:
         names = ["square_avg"]
         names += ["momentum_buffer"] if group["momentum"] > 0 else []
         names += ["grad_avg"] if group["centered"] else []
-        zeros = {n: torch.zeros_like(param, memory_format=torch.preserve_format) for n in names}
-        return {"step": zero_step(param, group), **zeros}
+        return names
 
-    def _update(self, w: Tensor, dw: Tensor, state: State, group: Group) -> tuple[Tensor, State]:
+    def _update(
+        self, w: Tensor, dw: Tensor, state: State, t: Any, group: Group
+    ) -> tuple[Tensor, State]:
         w, s, g, v = rmsprop(
             w,
             dw,
             state["square_avg"],
-            state["grad_avg"] if group["centered"] else None,
-            state["momentum_buffer"] if group["momentum"] > 0 else None,
+            state.get("grad_avg"),
+            state.get("momentum_buffer"),
             lr=group["lr"],
             alpha=group["alpha"],
             eps=group["eps"],
             momentum=group["momentum"],
             eps_inside_root=group["eps_inside_root"],
         )
-        new = {"step": state["step"] + 1, "square_avg": s, "grad_avg": g, "momentum_buffer": v}
-        return w, {name: value for name, value in new.items() if value is not None}
+        return w, {"square_avg": s, "grad_avg": g, "momentum_buffer": v}

@@ -5,11 +5,19 @@ Legend: w parameter W, dw its gradient dW (decay included), v momentum buffer V,
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from refnet.optim._base import Group, Optimizer, ParamsT, State, require_non_negative
+from refnet.optim._arithmetic import Scalar, add
+from refnet.optim._base import (
+    Group,
+    Optimizer,
+    ParamsT,
+    State,
+    require_non_negative,
+    require_one_element,
+)
 
 __all__ = ["SGD", "sgd"]
 
@@ -19,7 +27,7 @@ def sgd(
     dw: Tensor,
     v: Tensor | None,
     *,
-    lr: float,
+    lr: Scalar,
     momentum: float,
     dampening: float,
     nesterov: bool,
@@ -29,9 +37,9 @@ def sgd(
     The first V is the raw gradient, undampened.
     """
     if momentum == 0:
-        return w - lr * dw, None
-    v = dw.clone() if v is None else momentum * v + (1 - dampening) * dw
-    return w - lr * (dw + momentum * v if nesterov else v), v
+        return add(w, dw, -lr), None
+    v = dw.clone() if v is None else add(momentum * v, dw, 1 - dampening)
+    return add(w, add(dw, v, momentum) if nesterov else v, -lr), v
 
 
 class SGD(Optimizer):
@@ -49,11 +57,11 @@ class SGD(Optimizer):
         maximize: climb instead of descend.
         foreach: accepted; torch's choice of implementation.
         differentiable: keep the graph through `step`.
-        fused: accepted; torch's choice of implementation.
+        fused: likewise; GradScaler leaves the unscaling and the skipping of a step to `step`.
 
     Raises:
         ValueError: a negative option, or Nesterov without momentum or with dampening.
-        RuntimeError: options that exclude each other, or a sparse gradient.
+        RuntimeError: options that exclude each other, or a sparse gradient and weight decay.
 
     Example:
         >>> import torch
@@ -66,9 +74,12 @@ class SGD(Optimizer):
     Source: lecture, "Gradient descent example", "Regularization for Neural network"; momentum as in
     torch.
 
-    Differs from torch: sparse gradients and a learning rate of NaN are refused.
+    Differs from torch: a sparse momentum buffer is kept coalesced, where torch's grows with every
+    step. With `differentiable`, the first momentum buffer hangs on the gradient that it is.
     """
 
+    counts_steps = False
+    foreach_differentiable = True
     added_later: ClassVar = {
         "nesterov": False,
         "maximize": False,
@@ -91,7 +102,8 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        require_non_negative(lr=lr, momentum=momentum, weight_decay=weight_decay)
+        require_one_element(lr=lr)
+        require_non_negative(lr=lr, momentum=momentum, weight_decay=weight_decay, nan=True)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
         super().__init__(
@@ -109,10 +121,15 @@ class SGD(Optimizer):
             },
         )
 
-    def _keeps_state(self, group: Group) -> bool:
-        return bool(group["momentum"] != 0)
+    def _state_names(self, group: Group) -> list[str]:
+        return ["momentum_buffer"] if group["momentum"] != 0 else []
 
-    def _update(self, w: Tensor, dw: Tensor, state: State, group: Group) -> tuple[Tensor, State]:
+    def _initial(self, param: Tensor) -> None:
+        return None
+
+    def _update(
+        self, w: Tensor, dw: Tensor, state: State, t: Any, group: Group
+    ) -> tuple[Tensor, State]:
         w, v = sgd(
             w,
             dw,
@@ -122,4 +139,4 @@ class SGD(Optimizer):
             dampening=group["dampening"],
             nesterov=group["nesterov"],
         )
-        return w, {} if v is None else {"momentum_buffer": v}
+        return w, {"momentum_buffer": v}

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.optim import Adam, Optimizer
 
-from verification.cases.optimizers import OptimizerTable, optimizer_tables
-from verification.optimizers import describe, verify_optimizer
+from verification.cases.optimizers import Case, OptimizerTable, optimizer_tables
+from verification.cases.pairs import coverage
+from verification.optimizers import verify_optimizer
 from verification.report import Report, Row, collect
 
 TABLES = optimizer_tables()
@@ -26,15 +27,15 @@ def turn(param: Any) -> None:
 
 
 def with_builtin(table: OptimizerTable) -> OptimizerTable:
-    """Only the options that torch has an optimizer for."""
+    """Only the cases that torch has an optimizer for."""
     weights = [torch.nn.Parameter(torch.ones(1))]
-    known = tuple(o for o in table.options if table.builtin(weights, **o) is not None)
-    return replace(table, options=known)
+    known = tuple(c for c in table.cases if table.builtin(weights, **c.arguments) is not None)
+    return replace(table, cases=known)
 
 
-def verify(name: str, candidate: Make, options: int = 1, **sizes: Any) -> list[Row]:
+def verify(name: str, candidate: Make, cases: int = 1, **sizes: Any) -> list[Row]:
     table = with_builtin(TABLES[name])
-    table = replace(table, options=table.options[:options])
+    table = replace(table, cases=table.cases[:cases])
     sizes = {"seeds": 1, "steps": 5, **sizes}
     return collect(verify_optimizer(table, candidate, **sizes)).rows
 
@@ -130,7 +131,7 @@ def test_wrong_candidates_fail(name: str, wrong: str, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("wrong", ["does nothing", "fails in a step", "fails at once"])
 @pytest.mark.parametrize("name", TABLES)
 def test_every_case_has_its_rows(name: str, wrong: str) -> None:
-    rows = verify(name, WRONG[wrong](BUILTINS[name]), options=3)
+    rows = verify(name, WRONG[wrong](BUILTINS[name]), cases=3)
     cases = {(row.case, row.dtype) for row in rows}
     assert len(cases) == 6
     assert cases == {(row.case, row.dtype) for row in Report(rows).failures}
@@ -230,21 +231,24 @@ def test_nothing_is_left_out(name: str) -> None:
     """Every case has a row for the parameter and all of its state, in both dtypes."""
     table = with_builtin(TABLES[name])
     parts = verify_optimizer(table, BUILTINS[name], seeds=1, steps=2)
-    for options, rows in zip(table.options, parts, strict=True):
-        weight = torch.nn.Parameter(torch.ones(2))
-        weight.grad = torch.ones(2)
-        optimizer = BUILTINS[name]([weight], **options)
+    for case, rows in zip(table.cases, parts, strict=True):
+        weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+        groups = [{"params": [weights[0]]}, {"params": [weights[1]], **case.group}]
+        optimizer = BUILTINS[name](groups, **case.arguments)
+        for weight in weights:
+            weight.grad = torch.ones(2)
         optimizer.step()
-        state = {n for n, value in optimizer.state.get(weight, {}).items() if value is not None}
+        states = [optimizer.state.get(weight, {}).items() for weight in weights]
+        state = {n for items in states for n, value in items if value is not None}
         for dtype in ("float32", "float64"):
             found = sorted(row.quantity for row in rows if row.dtype == dtype)
             assert found == sorted({"param"} | state)
-        assert {row.case for row in rows} == {describe(options)}
+        assert {row.case for row in rows} == {case.name}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_case_names_are_unique(name: str) -> None:
-    names = [describe(options) for options in TABLES[name].options]
+    names = [case.name for case in TABLES[name].cases]
     assert len(set(names)) == len(names)
 
 
@@ -280,10 +284,241 @@ def test_state_that_is_the_gradient_itself_fails() -> None:
                 state["momentum_buffer"] = param.grad
 
     table = TABLES["SGD"]
-    momentum = tuple(o for o in table.options if describe(o).startswith("lr=0.1 momentum=0.9 damp"))
+    momentum = tuple(c for c in table.cases if c.name.startswith("lr=0.1 momentum=0.9 damp"))
     rows = collect(
         verify_optimizer(
-            replace(table, options=momentum[:1]), hooked(alias)(torch.optim.SGD), seeds=2
+            replace(table, cases=momentum[:1]), hooked(alias)(torch.optim.SGD), seeds=2
         )
     ).rows
     assert not Report(rows).passed
+
+
+def held(table: OptimizerTable, without: Case | None = None) -> list[dict[str, str]]:
+    return [
+        {**case.values, "dtype": dtype}
+        for case in table.cases
+        if case.values and case is not without
+        for dtype in ("float64", "float32")
+    ]
+
+
+USES = {"groups": {"one", "two"}, "closure": {"no", "yes"}, "resumed": {"no", "yes"}}
+SWITCH = {"False", "True"}
+RATES = {"lr": {"0.01", "0.1", "tensor"}, "weight_decay": {"0", "0.1"}, "maximize": SWITCH, **USES}
+EPS = {"eps": {"1e-8", "1e-4"}}
+BETAS = {"betas": {"(0.9, 0.999)", "(0.5, 0.9)"}, "amsgrad": SWITCH, **EPS, **RATES}
+REQUIRED: dict[str, dict[str, set[str]]] = {
+    "SGD": {"momentum": {"0", "0.9"}, "dampening": {"0", "0.3"}, "nesterov": SWITCH, **RATES},
+    "Momentum": {"momentum": {"0.5", "0.9", "0.98"}, "bias_correction": SWITCH, **RATES},
+    "RMSprop": {
+        "alpha": {"0.99", "0.9"},
+        "momentum": {"0", "0.9"},
+        "centered": SWITCH,
+        "eps_inside_root": SWITCH,
+        **EPS,
+        **RATES,
+    },
+    "Adam": {"decoupled_weight_decay": SWITCH, **BETAS},
+    "AdamW": BETAS,
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_pair_of_options_is_there(name: str) -> None:
+    table = TABLES[name]
+    assert {n: set(v) for n, v in table.pairs.values.items()} == {
+        **REQUIRED[name],
+        "dtype": {"float64", "float32"},
+    }
+    assert coverage(table.pairs, held(table)).missing == ()
+    fewer = [coverage(table.pairs, held(table, without=c)) for c in table.cases if c.values]
+    assert max(len(found.missing) for found in fewer) > 0
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_case_does_what_its_values_say(name: str) -> None:
+    for case in TABLES[name].cases:
+        if case.values:
+            words = {n: str(v) for n, v in case.arguments.items() if n not in ("lr", "eps")}
+            assert words.items() <= case.values.items()
+            assert torch.is_tensor(case.arguments["lr"]) == (case.values["lr"] == "tensor")
+            assert float(case.arguments.get("eps", 0)) == float(case.values.get("eps", 0))
+            uses = (bool(case.group), case.closure, case.resumed)
+            words_of_uses = [("no", "one"), ("yes", "two")]
+            assert all(case.values[n] in words_of_uses[u] for n, u in zip(USES, uses, strict=True))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_refnet_reaches_its_own_targets(name: str) -> None:
+    """And the pairs are counted; `make verify` does it over 200 steps."""
+    table = TABLES[name]
+    parts = list(verify_optimizer(table, seeds=5, steps=12, own=True))
+    Report([row for rows in parts for row in rows]).raise_if_failed()
+    assert len(parts) == len(table.cases) + 1
+    assert [(row.quantity, row.error) for row in parts[-1]] == [("pairs missing", 0)]
+
+
+def test_a_missing_pair_is_a_row_that_fails() -> None:
+    table = TABLES["SGD"]
+    few = replace(table, cases=table.cases[:-1])
+    row = collect(verify_optimizer(few, seeds=1, steps=2, own=True)).rows[-1]
+    assert (row.verdict, row.passed) == ("inconclusive", False)
+    assert row.error == len(coverage(table.pairs, held(few)).missing) > 0
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_own_rules_by_quantity_and_dtype(name: str) -> None:
+    rows = verify(name, BUILTINS[name], own=True, steps=20)[:-1]
+    rules = {(row.quantity, row.dtype, row.rule.split(" ")[0]) for row in rows}
+    for quantity in {row.quantity for row in rows}:
+        assert {(quantity, "float64", "oracle"), (quantity, "float64", "builtin")} <= rules
+        assert {row.dtype for row in rows if row.quantity == quantity} == {"float64", "float32"}
+
+
+@pytest.mark.parametrize("quantity", ["param", "exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("step", [1, 7, 20])
+def test_a_slip_in_one_step_fails_for_that_quantity(quantity: str, step: int) -> None:
+    count = 0
+
+    def spoil(optimizer: Optimizer) -> None:
+        nonlocal count
+        count += 1
+        param = optimizer.param_groups[0]["params"][0]
+        tensor = param.data if quantity == "param" else optimizer.state[param][quantity]
+        if count == step:
+            tensor.mul_(1 + 1e-10)
+
+    failed = Report(verify("Adam", hooked(spoil)(Adam), dtypes=[F64], own=True, steps=20)).failures
+    assert {(quantity, rule) for rule in ("oracle", "builtin")} <= {
+        (row.quantity, row.rule.split(" ")[0]) for row in failed
+    }
+
+
+def test_own_precision_is_stricter_than_everybodys() -> None:
+    eps = torch.finfo(F32).eps
+    candidate = on_params(lambda p: p.data.mul_(1 + 2 * eps))(torch.optim.SGD)
+    sizes: dict[str, Any] = {"dtypes": [F32], "steps": 1}
+    assert Report(verify("SGD", candidate, **sizes)).passed
+    own = verify("SGD", candidate, own=True, **sizes)
+    assert [row.verdict for row in own[:-1]] == ["worse"]
+
+
+def case(name: str, **uses: Any) -> OptimizerTable:
+    """A table of one case, with more options than the first one's."""
+    arguments = {"SGD": {"lr": 0.1, "momentum": 0.9}, "Adam": {"lr": 0.1, "amsgrad": True}}[name]
+    return replace(TABLES[name], cases=(Case(arguments, **uses),))
+
+
+def failures(table: OptimizerTable, candidate: Make) -> list[Row]:
+    return collect(verify_optimizer(table, candidate, dtypes=[F64], seeds=1)).failures
+
+
+def closing(change: Callable[[Make, Callable[[], Any]], Any]) -> Make:
+    class Changed(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return change(super().step, closure)
+
+    return Changed
+
+
+CLOSURES: dict[str, tuple[Make, str]] = {
+    "not called": (closing(lambda step, closure: [step(), 0.5][1]), "in calls []"),
+    "called twice": (closing(lambda step, f: [f(), step(f)][1]), "in calls [True, True]"),
+    "without gradients": (
+        closing(lambda step, f: [torch.no_grad()(f)(), step(), 0.5][2]),
+        "in calls [False]",
+    ),
+    "loss lost": (closing(lambda step, closure: [step(closure), None][1]), "became None"),
+    "called too late": (
+        closing(lambda step, closure: [step(), torch.enable_grad()(closure)()][1]),
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", CLOSURES)
+def test_wrong_closures_fail(wrong: str) -> None:
+    table, (candidate, note) = case("SGD", closure=True), CLOSURES[wrong]
+    assert not failures(table, torch.optim.SGD)
+    found = failures(table, candidate)
+    assert found
+    assert all(note in row.note for row in found)
+
+
+def test_options_of_another_group_fail() -> None:
+    class First(torch.optim.SGD):
+        def __init__(self, params: Any, **options: Any) -> None:
+            super().__init__([p for group in params for p in group["params"]], **options)
+
+    for own in ({"lr": 0.2}, {"momentum": 0.5}, {"weight_decay": 0.2}):
+        table = case("SGD", group=own)
+        assert not failures(table, torch.optim.SGD)
+        assert {row.verdict for row in failures(table, First)} == {"another function"}
+
+
+def test_state_in_one_of_two_groups() -> None:
+    table = replace(TABLES["SGD"], cases=(Case({"lr": 0.1}, group={"momentum": 0.9}),))
+    found = collect(verify_optimizer(table, torch.optim.SGD, seeds=1, own=True)).rows[:-1]
+    assert {row.quantity for row in found} == {"param", "momentum_buffer"}
+
+
+def loading(change: Callable[[dict[str, Any]], Any], when: str = "pre") -> Make:
+    """Torch's Adam, which changes a state dict that it saves ("post") or loads ("pre")."""
+
+    def candidate(params: Any, **options: Any) -> Optimizer:
+        optimizer = Adam(params, **options)
+        if when == "pre":
+            optimizer.register_load_state_dict_pre_hook(lambda _, state: change(state))
+        else:
+            optimizer.register_state_dict_post_hook(lambda _, state: change(state))
+        return optimizer
+
+    return candidate
+
+
+def of_every(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:
+    return lambda saved: [change(state) for state in saved["state"].values()] and None
+
+
+RESUMED: dict[str, Make] = {
+    "forgets all": loading(lambda saved: saved["state"].clear()),
+    "forgets a parameter": loading(lambda saved: saved["state"].pop(2)),
+    "forgets the step": loading(of_every(lambda state: state["step"].zero_())),
+    "keeps its options": loading(lambda saved: [g.update(lr=0.2) for g in saved["param_groups"]]),
+    "saves no maximum": loading(of_every(lambda s: s["max_exp_avg_sq"].zero_()), "post"),
+    "saves less": loading(of_every(lambda state: state.pop("exp_avg")), "post"),
+}
+
+
+@pytest.mark.parametrize("wrong", RESUMED)
+def test_wrong_state_dicts_fail(wrong: str) -> None:
+    assert not failures(case("Adam", resumed=True), Adam)
+    assert not failures(case("Adam"), RESUMED[wrong])
+    assert failures(case("Adam", resumed=True), RESUMED[wrong])
+
+
+def test_a_resumed_run_goes_through_the_builtin_and_comes_back() -> None:
+    made: list[str] = []
+
+    def note(name: str) -> Make:
+        def make(params: Any, **options: Any) -> Optimizer:
+            made.append(name)
+            return Adam(params, **options)
+
+        return make
+
+    table = replace(case("Adam", resumed=True), builtin=note("builtin"))
+    collect(verify_optimizer(table, note("ours"), dtypes=[F64], seeds=1)).raise_if_failed()
+    assert made == ["builtin", "ours", "builtin", "ours"]  # first the builtin's own run
+
+
+def test_a_tensor_as_learning_rate_is_each_partys_own() -> None:
+    """Who changes it in place changes nobody else's."""
+    table = replace(TABLES["SGD"], cases=(Case({"lr": torch.tensor(0.1, dtype=F64)}),))
+
+    def halve(optimizer: Optimizer) -> None:
+        optimizer.param_groups[0]["lr"].mul_(0.5)
+
+    assert failures(table, hooked(halve)(torch.optim.SGD))
+    assert table.cases[0].arguments["lr"] == 0.1
+    assert not failures(table, torch.optim.SGD)

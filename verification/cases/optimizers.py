@@ -1,53 +1,96 @@
 """Optimizers: option values alone and in combination, run as whole trajectories.
 
 Gradients span the decades, one decade per tensor, since ε bugs show at small ones and β₂ bugs over
-many; some steps have gradients of zero, some none at all, and the two differ.
+many; some steps have gradients of zero, some none at all, and the two differ. The builtin is
+torch's default implementation, which on a CPU is the loop over tensors (`foreach=None`).
 """
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 import torch
 
 from refnet import optim
+from verification.cases.pairs import Options, Values, combinations
 from verification.oracles.adam import adam
 from verification.oracles.adamw import adamw
 from verification.oracles.momentum import momentum
 from verification.oracles.rmsprop import rmsprop
 from verification.oracles.sgd import sgd
 
-Options = Mapping[str, Any]
+Arguments = Mapping[str, Any]
 GRADIENT_SCALES = (1e-8, 1e-4, 1.0, 1e4)
 
 
 @dataclass(frozen=True)
+class Case:
+    """One way to use an optimizer.
+
+    Attributes:
+        arguments: of the constructor.
+        group: what a second parameter group, which holds every other tensor, has of its own.
+        closure: whether the gradients come from a closure that `step` calls.
+        resumed: whether the run is stopped twice and goes on from the state dict, the second third
+            of it in the builtin.
+        values: by which values of the optimizer's options it counts for the coverage of pairs.
+    """
+
+    arguments: Arguments
+    group: Arguments = field(default_factory=dict)
+    closure: bool = False
+    resumed: bool = False
+    values: Values = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The case in words.
+
+        Example:
+            >>> Case({"lr": torch.tensor(0.5), "nesterov": True}, resumed=True).name
+            'lr=tensor(0.5) nesterov=True, resumed'
+        """
+        parts = [" ".join(f"{name}={_word(value)}" for name, value in self.arguments.items())]
+        parts += ["two groups"] if self.group else []
+        parts += ["closure"] if self.closure else []
+        return ", ".join(parts + (["resumed"] if self.resumed else []))
+
+
+def _word(value: Any) -> str:
+    return f"tensor({value.item():g})" if isinstance(value, torch.Tensor) else str(value)
+
+
+@dataclass(frozen=True)
 class OptimizerTable:
-    """An optimizer, its two other parties, and the options that they are run with.
+    """An optimizer, its two other parties, and the cases that they are run on.
 
     Attributes:
         name: of the optimizer.
         candidate: refnet's class.
-        builtin: makes torch's from parameters and the same options, or returns None where torch has
-            no such optimizer.
+        builtin: makes torch's from parameters and the same arguments, or returns None where torch
+            has no such optimizer.
         oracle: runs a trajectory of one parameter in NumPy.
-        options: the table.
-        own_state: names of state that the builtin doesn't keep.
+        cases: the table.
+        pairs: which values the options have, for the coverage of pairs.
+        own_state: names of state that the builtin doesn't keep; where there are any, the two
+            cannot go on from each other's state dicts.
     """
 
     name: str
     candidate: Callable[..., torch.optim.Optimizer]
     builtin: Callable[..., torch.optim.Optimizer | None]
     oracle: Callable[..., Any]
-    options: tuple[Options, ...]
+    cases: tuple[Case, ...]
+    pairs: Options
     own_state: tuple[str, ...] = ()
 
 
 def _sgd_as_momentum(
-    params: list[torch.Tensor],
+    params: Any,
     *,
     lr: float,
     momentum: float = 0.9,
@@ -58,20 +101,59 @@ def _sgd_as_momentum(
     if bias_correction:
         return None
     optimizer = torch.optim.SGD(params, lr=lr, momentum=momentum, dampening=momentum, **others)
-    for param in params:
-        optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
+    for group in optimizer.param_groups:
+        group["dampening"] = group["momentum"]
+        for param in group["params"]:
+            optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
     return optimizer
 
 
 def _rmsprop(
-    params: list[torch.Tensor], *, eps_inside_root: bool = False, **options: Any
+    params: Any, *, eps_inside_root: bool = False, **arguments: Any
 ) -> torch.optim.Optimizer | None:
-    return None if eps_inside_root else torch.optim.RMSprop(params, **options)
+    return None if eps_inside_root else torch.optim.RMSprop(params, **arguments)
 
 
-def _each(base: Options, *changes: Options) -> tuple[Options, ...]:
+def _each(base: Arguments, *changes: Arguments) -> tuple[Arguments, ...]:
     return tuple({**base, **change} for change in ({}, *changes))
 
+
+def _table(
+    name: str,
+    builtin: Callable[..., torch.optim.Optimizer | None],
+    oracle: Callable[..., Any],
+    by_hand: tuple[Arguments, ...],
+    values: Mapping[str, tuple[str, ...]],
+    *,
+    group: Arguments,
+    impossible: tuple[tuple[str, Mapping[str, list[str]]], ...] = (),
+    own_state: tuple[str, ...] = (),
+) -> OptimizerTable:
+    """Make a table of cases by hand and of all options in pairs; `group` is the second group's."""
+    pairs = Options({**values, **_USES, "dtype": ("float64", "float32")}, impossible)
+    cases = [*map(Case, by_hand), *(_pair(row, group) for row in combinations(pairs))]
+    return OptimizerTable(
+        name, getattr(optim, name), builtin, oracle, tuple(cases), pairs, own_state
+    )
+
+
+def _pair(values: Values, group: Arguments) -> Case:
+    return Case(
+        {name: _value(word) for name, word in values.items() if name not in _USES},
+        group if values["groups"] == "two" else {},
+        values["closure"] == "yes",
+        values["resumed"] == "yes",
+        values,
+    )
+
+
+def _value(word: str) -> Any:
+    """Read a value; a tensor is of float64, since torch computes a step's size in its dtype."""
+    return torch.tensor(0.1, dtype=torch.float64) if word == "tensor" else literal_eval(word)
+
+
+_USES = {"groups": ("one", "two"), "closure": ("no", "yes"), "resumed": ("no", "yes")}
+_LR, _SWITCH, _EPS = ("0.01", "0.1", "tensor"), ("False", "True"), ("1e-8", "1e-4")
 
 _DECAY, _UP = {"weight_decay": 0.1}, {"maximize": True}
 _ADAM = _each(
@@ -86,14 +168,22 @@ _ADAM = _each(
     {**_UP, "amsgrad": True},
     {**_DECAY, **_UP, "amsgrad": True, "eps": 1e-6, "betas": (0.8, 0.95)},
 )
+_ADAM_VALUES = {
+    "lr": _LR,
+    "betas": ("(0.9, 0.999)", "(0.5, 0.9)"),
+    "eps": _EPS,
+    "weight_decay": ("0", "0.1"),
+    "amsgrad": _SWITCH,
+    "maximize": _SWITCH,
+}
+_ADAM_GROUP = {"lr": 0.03, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.2, "amsgrad": True}
 
 TABLES = (
-    OptimizerTable(
-        name="SGD",
-        candidate=optim.SGD,
-        builtin=torch.optim.SGD,
-        oracle=sgd,
-        options=(
+    _table(
+        "SGD",
+        torch.optim.SGD,
+        sgd,
+        (
             {"lr": 0.1},
             {"lr": 0.1, **_DECAY},
             {"lr": 0.1, **_DECAY, **_UP},
@@ -105,14 +195,25 @@ TABLES = (
             {"lr": 0.1, "momentum": 0.9, "nesterov": True, **_DECAY},
             {"lr": 0.1, "momentum": 0.9, "nesterov": True, **_DECAY, **_UP},
         ),
+        {
+            "lr": _LR,
+            "momentum": ("0", "0.9"),
+            "dampening": ("0", "0.3"),
+            "nesterov": _SWITCH,
+            "weight_decay": ("0", "0.1"),
+            "maximize": _SWITCH,
+        },
+        group={"lr": 0.03, "momentum": 0.5, "weight_decay": 0.2},
+        impossible=(
+            ("Nesterov needs a momentum", {"nesterov": ["True"], "momentum": ["0"]}),
+            ("Nesterov takes no dampening", {"nesterov": ["True"], "dampening": ["0.3"]}),
+        ),
     ),
-    OptimizerTable(
-        name="Momentum",
-        candidate=optim.Momentum,
-        builtin=_sgd_as_momentum,
-        oracle=momentum,
-        own_state=("step",),
-        options=_each(
+    _table(
+        "Momentum",
+        _sgd_as_momentum,
+        momentum,
+        _each(
             {"lr": 0.1},
             {"momentum": 0.5},
             {"momentum": 0.98},
@@ -122,13 +223,21 @@ TABLES = (
             {"bias_correction": True},
             {"bias_correction": True, "momentum": 0.98, **_DECAY, **_UP},
         ),
+        {
+            "lr": _LR,
+            "momentum": ("0.5", "0.9", "0.98"),
+            "bias_correction": _SWITCH,
+            "weight_decay": ("0", "0.1"),
+            "maximize": _SWITCH,
+        },
+        group={"lr": 0.03, "momentum": 0.8, "weight_decay": 0.2},
+        own_state=("step",),
     ),
-    OptimizerTable(
-        name="RMSprop",
-        candidate=optim.RMSprop,
-        builtin=_rmsprop,
-        oracle=rmsprop,
-        options=_each(
+    _table(
+        "RMSprop",
+        _rmsprop,
+        rmsprop,
+        _each(
             {"lr": 0.01},
             {"alpha": 0.9},
             {"eps": 1e-4},
@@ -143,28 +252,31 @@ TABLES = (
             {"momentum": 0.9, **_DECAY},
             {"eps_inside_root": True, **_DECAY, **_UP, "momentum": 0.5, "centered": True},
         ),
+        {
+            "lr": _LR,
+            "alpha": ("0.99", "0.9"),
+            "eps": _EPS,
+            "weight_decay": ("0", "0.1"),
+            "momentum": ("0", "0.9"),
+            "centered": _SWITCH,
+            "maximize": _SWITCH,
+            "eps_inside_root": _SWITCH,
+        },
+        # slow: where decay has brought W to zero, steps of a set length only multiply rounding
+        group={"lr": 0.001, "alpha": 0.8, "eps": 1e-6, "weight_decay": 0.2, "momentum": 0.5},
     ),
-    OptimizerTable(
-        name="Adam",
-        candidate=optim.Adam,
-        builtin=torch.optim.Adam,
-        oracle=adam,
-        options=(
+    _table(
+        "Adam",
+        torch.optim.Adam,
+        adam,
+        (
             *_ADAM,
-            *_each(
-                {"lr": 0.01, **_DECAY, "decoupled_weight_decay": True},
-                {"amsgrad": True},
-                _UP,
-            ),
+            *_each({"lr": 0.01, **_DECAY, "decoupled_weight_decay": True}, {"amsgrad": True}, _UP),
         ),
+        {**_ADAM_VALUES, "decoupled_weight_decay": _SWITCH},
+        group=_ADAM_GROUP,
     ),
-    OptimizerTable(
-        name="AdamW",
-        candidate=optim.AdamW,
-        builtin=torch.optim.AdamW,
-        oracle=adamw,
-        options=_ADAM,
-    ),
+    _table("AdamW", torch.optim.AdamW, adamw, _ADAM, _ADAM_VALUES, group=_ADAM_GROUP),
 )
 
 

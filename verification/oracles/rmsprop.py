@@ -73,7 +73,10 @@ def rmsprop(
             # S - G^2 of a steady gradient is cancellation, down to the root of a negative number.
             # The same variance without it: D = beta (D + (1 - beta) (dW - G_before)^2).
             variance = beta * (state.get("_variance", zeros) + (1 - beta) * (dw - g) ** 2)
-            new |= {"grad_avg": beta * g + (1 - beta) * dw, "_variance": variance}
+            g = beta * g + (1 - beta) * dw
+            if store is not exact:  # S and G are all that is kept: what their rounding costs shows
+                variance = np.maximum(s - g**2, 0)
+            new |= {"grad_avg": g, "_variance": variance}
         mean_square = variance if centered else s
         root = np.sqrt(mean_square + epsilon) if eps_inside_root else np.sqrt(mean_square) + epsilon
         step = dw / root

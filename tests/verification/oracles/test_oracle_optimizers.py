@@ -195,3 +195,30 @@ def test_steps_share_no_array_with_each_other_or_the_arguments() -> None:
     arrays = [param, *(value for step in steps for value in step.values())]
     assert not any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
     assert np.array_equal(param, exact_start)
+
+
+def test_a_stack_of_parameters_runs_as_each_would_alone() -> None:
+    both = np.stack([START, 2 * START])
+    grads = [None if g is None else np.stack([g, -3 * g]) for g in gradients()]
+    options = {"lr": 0.1, "centered": True, "momentum": 0.5, "weight_decay": 0.1}
+    for i, steps in enumerate(
+        rmsprop(both[i], [None if g is None else g[i] for g in grads], **options) for i in (0, 1)
+    ):
+        for alone, together in zip(steps, rmsprop(both, grads, **options), strict=True):
+            for name, value in alone.items():
+                expected = together[name] if name == "step" else together[name][i]
+                assert np.array_equal(value, expected)
+
+
+def test_rounding_what_is_kept_shows_the_cancellation_in_a_variance() -> None:
+    # S - G^2 of a steady gradient: exact where all is kept, lost where S and G are rounded
+    def rounded(value: np.ndarray) -> np.ndarray:
+        return value.astype(np.float32).astype(np.longdouble)
+
+    options = {"lr": 1.0, "alpha": 0.5, "eps": 1e-3, "centered": True}
+    grads = [[0.3]] * 20
+    kept = rmsprop([0.0], grads, **options)
+    lost = rmsprop([0.0], grads, store=rounded, **options)
+    assert np.abs(kept[-1]["square_avg"] / lost[-1]["square_avg"] - 1) < 1e-6
+    assert np.abs(kept[-1]["param"] / lost[-1]["param"] - 1) > 1e-6
+    assert set(kept[-1]) == set(lost[-1]) == {"param", "step", "square_avg", "grad_avg"}
