@@ -16,6 +16,9 @@ from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
 from verification.cases.transforms import OPS
 from verification.contract import verify_contract
+from verification.optimizer_memory import OPTIONS as MEMORY
+from verification.optimizer_memory import verify_step_memory
+from verification.optimizer_options import OPTIONS, option_values, verify_options
 from verification.optimizers import verify_optimizer
 from verification.report import ANOTHER, INCONCLUSIVE, Row
 from verification.support import verify_support
@@ -29,7 +32,8 @@ class Part:
     """A part of the suite that can be run on its own.
 
     Attributes:
-        name: of the op, the optimizer, or the entry point; or "transforms".
+        name: of the op, the optimizer, or the entry point; "Adam options", "Adam memory" and so
+            on for what an optimizer takes and needs; or "transforms".
         cases: how many lists of rows it yields, 0 if that isn't known beforehand.
         run: starts it.
     """
@@ -63,6 +67,12 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
         size = {"seeds": 3, "steps": 12} if quick else {"seeds": 5, "steps": 200}
         run = _later(verify_optimizer, optimizer, **size, device=device, own=True)
         found.append(Part(optimizer.name, len(optimizer.cases) + 1, run))
+        if optimizer.name in OPTIONS:  # those that torch has too
+            run = _later(verify_options, optimizer, pairs=not quick)
+            count = len(option_values(optimizer.name)) + (not quick)
+            found.append(Part(f"{optimizer.name} options", count, run))
+            run = _later(verify_step_memory, optimizer)
+            found.append(Part(f"{optimizer.name} memory", len(MEMORY[optimizer.name]), run))
     run = _later(verify_support, OPS, quick=quick, device=device)
     found.append(Part("transforms", len(OPS), run))
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):

@@ -20,7 +20,12 @@ OPS = [
     "log_softmax", "cross_entropy", "linear", "relu", "leaky_relu", "tanh", "sigmoid",
 ]  # fmt: skip
 OPTIMIZERS = ["SGD", "Momentum", "RMSprop", "Adam", "AdamW"]
-OWN = [*OPS, *OPTIMIZERS, "transforms"]
+OWN = [
+    *OPS, "SGD", "SGD options", "SGD memory", "Momentum",
+    *(part for name in ("RMSprop", "Adam", "AdamW")
+      for part in (name, f"{name} options", f"{name} memory")),
+    "transforms",
+]  # fmt: skip
 GOOD = Row("x", "case", "output", "float64", 0.0, 0.0, 1e-11, "1e-11", "as good")
 
 
