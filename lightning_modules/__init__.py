@@ -11,13 +11,23 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["MLP", "Classifier", "ConvNet", "DigitsDataModule", "RefnetSyncBatchNorm"]
+__all__ = [
+    "MLP",
+    "Classifier",
+    "ConvNet",
+    "DigitsDataModule",
+    "ExactResume",
+    "ExponentialWeightAveraging",
+    "RefnetSyncBatchNorm",
+]
 
 if TYPE_CHECKING:
     from lightning_modules.classifier import Classifier
     from lightning_modules.data import DigitsDataModule
     from lightning_modules.nets import MLP, ConvNet
+    from lightning_modules.resume import ExactResume
     from lightning_modules.sync_batchnorm import RefnetSyncBatchNorm
+    from lightning_modules.weight_averaging import ExponentialWeightAveraging
 else:
     # Every Trainer reads `sync_batchnorm`, anybody's: it shall not wait for scikit-learn.
     _HOMES = {
@@ -25,7 +35,9 @@ else:
         "Classifier": "classifier",
         "ConvNet": "nets",
         "DigitsDataModule": "data",
+        "ExactResume": "resume",
         "RefnetSyncBatchNorm": "sync_batchnorm",
+        "ExponentialWeightAveraging": "weight_averaging",
     }
 
     def __getattr__(name: str) -> Any:

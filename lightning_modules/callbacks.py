@@ -80,12 +80,13 @@ class Pictures(Callback):
             plots.confusion_matrix(counts, path, title=f"Confusion on the {part} set")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the history, as plain numbers."""
-        return {"history": [dict(row) for row in self.history]}
+        """Return the history and the rate of the epoch that is going on, as plain numbers."""
+        return {"history": [dict(row) for row in self.history], "rate": self._rate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue a history."""
         self.history = [dict(row) for row in state_dict["history"]]
+        self._rate = state_dict.get("rate", self._rate)
 
 
 class HowToGoOn(Callback):

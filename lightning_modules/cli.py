@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jsonargparse.typing import PositiveInt
@@ -44,6 +44,7 @@ from lightning_modules.files import (
     with_configs,
 )
 from lightning_modules.quiet import quiet
+from lightning_modules.resume import ExactResume
 from lightning_modules.summary import Summary, show, summarize
 
 PROG = "python -m lightning_modules"
@@ -93,6 +94,13 @@ class TrainCLI(LightningCLI):
             default=1,
             help="Threads on the CPU; null leaves it to torch. One is the fastest for nets as "
             "small as these, and gives the same numbers however many cores there are.",
+        )
+        parser.add_argument(
+            "--save_every",
+            type=PositiveInt | None,
+            default=None,
+            help="Write last.ckpt every so many steps too, and not at an epoch's end alone. A run "
+            "that goes on from it with --ckpt_path last has the numbers of one never interrupted.",
         )
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -175,8 +183,14 @@ class TrainCLI(LightningCLI):
             kwargs["enable_progress_bar"] = _has(callbacks, ProgressBar)
         if self.subcommand == "fit" and config.logger is not False:
             callbacks = [*callbacks, LearningRateMonitor(self.model.interval)]
-        kwargs["callbacks"] = [*callbacks, Pictures(), HowToGoOn()]
-        return super().instantiate_trainer(**kwargs)
+        kwargs["callbacks"] = [ExactResume(), *callbacks, Pictures(), HowToGoOn()]
+        trainer: Any = super().instantiate_trainer(**kwargs)
+        if every := self.config_init[self.subcommand].save_every:
+            between = ModelCheckpoint(
+                filename="last", every_n_train_steps=every, enable_version_counter=False
+            )
+            trainer.callbacks.append(between)  # the first one is asked for the best epoch
+        return cast("Trainer", trainer)
 
     def _loggers(self, root: Path) -> list[Logger]:
         name = self._name

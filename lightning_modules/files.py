@@ -89,7 +89,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["state_dict"], checkpoint["epoch"]
+        checkpoint["state_dict"], checkpoint["epoch"], checkpoint["loops"]
     except Exception as error:  # unpickling an arbitrary file can raise anything
         raise UserError(f"--ckpt_path: {path} is not a readable checkpoint") from error
     return checkpoint
@@ -123,7 +123,7 @@ def check_epochs(path: str, checkpoint: dict[str, Any], max_epochs: int | None) 
     Raises:
         UserError: naming the option that gives it more.
     """
-    done = checkpoint["epoch"] + 1
+    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if max_epochs is not None and 0 <= max_epochs <= done:
         raise UserError(
             f"--ckpt_path: {path} has finished {done} epochs: to go on, give a larger "
