@@ -1,9 +1,9 @@
 """Find the functions that a module calls and that a swap of layers doesn't reach.
 
-By reading, not by running: the source of `forward` is parsed, and every name in it is looked up
-where Python would, but without a property or a lazy import being run. `self` is the module. What
-only a run would tell (a variable, the result of a call) may be a tensor, and its `.softmax()` one
-of these functions.
+By reading, not by running: the source of `forward` is parsed, and the names in it are looked up,
+without a property or a lazy import being run. The first argument is the module. What only a run
+would tell (a variable, the result of a call) may be a tensor, and its `.softmax()` one of these
+functions. A function behind a container, a registry, a property or a hook is not found.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ast
 import functools
 import inspect
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 
 import torch
@@ -81,6 +82,10 @@ def find(module: torch.nn.Module, package: str, layers: set[type]) -> Iterator[t
 
 def _function(target: object, package: str) -> str:
     """Return the name of one of the functions in question; "" of anything else."""
+    if isinstance(target, functools.partial):
+        target = target.func
+    if isinstance(target, staticmethod):
+        target = target.__func__
     if not isinstance(target, FunctionType | BuiltinFunctionType | torch._ops.OpOverload):
         return ""
     name = target.__name__.split(".")[0].rstrip("_")  # relu_ and aten's relu.default are relu
@@ -105,15 +110,38 @@ def _names(code: CodeType) -> list[tuple[ast.expr, int, bool]]:
 def _resolve(node: ast.expr, function: FunctionType, module: torch.nn.Module) -> object:
     """Return what an expression in a function stands for; `_VALUE` if only a run would tell."""
     if isinstance(node, ast.Name):
-        return module if node.id == "self" else _variable(node.id, function)
+        first = function.__code__.co_varnames[:1]  # self, by whatever name
+        return module if (node.id,) == first else _variable(node.id, function)
+    if isinstance(node, ast.Call) and ast.unparse(node) == "super()":
+        return _Super(function)
     if not isinstance(node, ast.Attribute):
         return _VALUE
     owner = _resolve(node.value, function, module)
     if isinstance(owner, torch.nn.Module):
         return _member(owner, node.attr)
+    if isinstance(owner, _Super):
+        return owner.member(module, node.attr)
+    if isinstance(owner, type):
+        return inspect.getattr_static(owner, node.attr, None)
     if isinstance(owner, ModuleType):
         return vars(owner).get(node.attr)
     return _VALUE if owner is _VALUE or isinstance(owner, torch.Tensor) else None
+
+
+@dataclass(frozen=True)
+class _Super:
+    """`super()` in a function."""
+
+    function: FunctionType
+
+    def member(self, module: torch.nn.Module, name: str) -> object:
+        """Return what an attribute of it is: that of the classes behind the function's own."""
+        mro = type(module).__mro__
+        here = (i for i, cls in enumerate(mro) if self.function in map(_python, vars(cls).values()))
+        for cls in mro[next(here, len(mro)) + 1 :]:
+            if name in vars(cls):
+                return vars(cls)[name]
+        return None
 
 
 def _variable(name: str, function: FunctionType) -> object:

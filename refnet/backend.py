@@ -124,8 +124,8 @@ def may_be_overwritten(tensor: Tensor) -> bool:
         >>> may_be_overwritten((leaf * 1)[:2]), may_be_overwritten((leaf * 1).chunk(2)[0])
         (True, False)
     """
-    if not is_plain(tensor):
-        return False
+    if not is_plain(tensor) or not torch.is_grad_enabled():
+        return False  # without a graph `copy_` keeps nothing either, and returns the same object
     base = tensor
     if tensor._is_view():
         meta = torch._C._autograd._get_creation_meta(tensor)

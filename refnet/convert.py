@@ -26,7 +26,8 @@ class Row:
     """A module that was swapped, or a place that was left.
 
     Attributes:
-        names: dotted paths of the module: several where it is registered more than once.
+        names: dotted paths of the module: several where it is registered more than once. What is
+            inside a shared module is named by the first of its paths.
         layer: name of its class before.
         reason: why it was left; empty of a swapped one.
         location: file:line, or the node of a graph, of a call that was left; else empty.
@@ -125,13 +126,14 @@ def convert(
     if report is not None and not callable(report):
         raise TypeError(f"convert: report must be callable, got {report!r}")
     swaps = _OURS if to == "refnet" else {ours: theirs for theirs, ours in _OURS.items()}
-    names: dict[torch.nn.Module, tuple[str, ...]] = {}
-    for path, part in _walk(module):
-        names[part] = (*names.get(part, ()), path)
+    names: dict[torch.nn.Module, list[str]] = {}
+    for path, part in _walk(module, set()):
+        names.setdefault(part, []).append(path)
     plan: list[tuple[torch.nn.Module, type]] = []  # complete before the first swap
     swapped: list[Row] = []
     left: list[Row] = []
-    for part, paths in names.items():
+    for part, found in names.items():
+        paths = tuple(found)
         layer = type(part).__name__
         reasons = dict.fromkeys(_reasons(part, to, swaps))
         left += [Row(paths, layer, reason, location) for reason, location in reasons]
@@ -140,6 +142,8 @@ def convert(
             swapped.append(Row(paths, layer))
     for part, cls in plan:
         part.__class__ = cls
+        if to == "torch":  # what a SyncBatchNorm was before
+            vars(part).pop("_converted_from", None)
     done = Conversion(to, tuple(swapped), tuple(left))
     if report is None:
         logging.getLogger("refnet").info(done.summary)
@@ -148,13 +152,19 @@ def convert(
     return module
 
 
-def _walk(module: torch.nn.Module, path: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
-    """Yield every path and its module, a tied one more than once; nothing from inside a script."""
+def _walk(
+    module: torch.nn.Module, entered: set[torch.nn.Module], path: str = ""
+) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Yield every path and its module, a tied one more than once, but what is inside it once.
+
+    Nothing from inside a script.
+    """
     yield path, module
-    if not isinstance(module, torch.jit.ScriptModule):
+    if module not in entered and not isinstance(module, torch.jit.ScriptModule):
+        entered.add(module)
         for name, child in module._modules.items():
             if child is not None:
-                yield from _walk(child, f"{path}.{name}" if path else name)
+                yield from _walk(child, entered, f"{path}.{name}" if path else name)
 
 
 def _reasons(module: torch.nn.Module, to: str, swaps: _Swaps) -> Iterator[tuple[str, str]]:
@@ -176,4 +186,5 @@ def _reasons(module: torch.nn.Module, to: str, swaps: _Swaps) -> Iterator[tuple[
         yield from calls
         is_layer = not module._modules and not type(module).__module__.startswith(_UNLISTED)
         if to == "refnet" and is_layer and not calls:
-            yield "no counterpart in refnet.nn", ""
+            ours = type(module).__module__.startswith("torch.nn")
+            yield "no counterpart in refnet.nn" if ours else "no layer of torch's", ""

@@ -23,7 +23,9 @@ KEPT = "bytes kept"
 
 
 def bytes_kept(call: Callable[[], Tensor], held: Sequence[Tensor]) -> int:
-    """Count the bytes of memory that a graph keeps and that neither result nor caller holds.
+    """Count the bytes of memory that a graph saves and that neither result nor caller holds.
+
+    What a Function hides in attributes of its context, and does not save, isn't seen.
 
     Args:
         call: makes the graph, and returns its result.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
+from operator import index
 
 import torch
 from torch import Tensor
@@ -38,6 +40,44 @@ def broadcasts_to(tensor: Tensor, shape: Sequence[int]) -> bool:
         have in (1, want)
         for have, want in zip(reversed(tensor.shape), reversed(shape), strict=False)
     )
+
+
+def require_number(name: str, argument: str, value: object) -> float:
+    """Return as a float what torch takes for one: a number, NumPy's too, or a 0-D tensor.
+
+    Raises:
+        TypeError: it is none.
+
+    Example:
+        >>> require_number("dropout", "p", torch.tensor(0.5))
+        0.5
+    """
+    if isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad:
+        return float(value)
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}(): argument '{argument}' must be float, not {value!r}")
+    return float(value)
+
+
+def require_index(name: str, argument: str, value: object) -> int:
+    """Return as an int what torch takes for one: an integer, NumPy's too, but no boolean.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}(): argument '{argument}' must be int, not {value!r}")
+    return index(value)
+
+
+def require_bool(name: str, argument: str, value: object) -> None:
+    """Raise what torch raises where a flag is something else.
+
+    Raises:
+        TypeError: `value` is no boolean.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}(): argument '{argument}' must be bool, not {value!r}")
 
 
 def require_tensor(name: str, tensor: Tensor | None, argument: str = "input") -> None:

@@ -154,8 +154,8 @@ def test_tied_modules_stay_tied_and_are_named_together() -> None:
     block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     model = nn.ModuleDict({"a": block, "b": block, "c": block[0]})
     assert converted(model).swapped == (
-        Row(("a.0", "b.0", "c"), "Linear"),
-        Row(("a.1", "b.1"), "ReLU"),
+        Row(("a.0", "c"), "Linear"),  # a and b are one module, whose inside is named once
+        Row(("a.1",), "ReLU"),
     )
     assert model["a"] is model["b"]
     assert model["a"][0] is model["c"]
@@ -603,3 +603,64 @@ def test_a_report_that_fails_finds_a_converted_model() -> None:
         refnet.convert(model, report=fail)
     assert len(converted(model).swapped) == 0
     assert refnet.nn.Linear in types_of(model)
+
+
+class _Called(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+
+class _Super(_Called):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+class _Unbound(_Called):
+    def forward(self, x: Tensor) -> Tensor:
+        return _Called.forward(self, x)
+
+
+class _Partial(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = functools.partial(F.leaky_relu, negative_slope=0.2)
+
+    def forward(this, x: Tensor) -> Tensor:
+        return this.act(x)
+
+
+class _Static(nn.Module):
+    act = staticmethod(torch.relu)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x)
+
+
+@pytest.mark.parametrize("layer", [_Called, _Super, _Unbound, _Partial, _Static])
+def test_calls_behind_another_name_are_found(layer: type[nn.Module]) -> None:
+    found: list[Conversion] = []
+    refnet.convert(layer(), report=found.append)
+    (row,) = found[0].left
+    assert row.reason.startswith("calls ")
+    assert "relu" in row.reason
+
+
+def test_a_module_that_holds_its_parent_and_one_that_is_shared_over_and_over() -> None:
+    parent, child = nn.Module(), nn.ReLU()
+    parent.child, child.parent = child, parent
+    assert type(refnet.convert(parent).child) is refnet.nn.ReLU
+    shared: nn.Module = nn.ReLU()
+    for _ in range(40):
+        outer = nn.Module()
+        outer.a = outer.b = shared
+        shared = outer
+    found: list[Conversion] = []
+    refnet.convert(shared, report=found.append)
+    assert [len(row.names) for row in found[0].swapped] == [2]
+
+
+def test_a_synchronized_layer_keeps_nothing_of_refnet() -> None:
+    model = nn.Sequential(refnet.nn.BatchNorm1d(3))
+    refnet.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    refnet.convert(model, "torch")
+    assert "_converted_from" not in vars(model[0])

@@ -8,6 +8,7 @@ import pickle
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -306,3 +307,41 @@ def test_autocast_dtypes(name: str, given: torch.dtype, lower: torch.dtype) -> N
     for ours, theirs in zip(*results, strict=True):
         assert ours.dtype == theirs.dtype
         torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+
+
+NUMBERS: dict[str, Any] = {
+    "softmax": lambda f, x: f.softmax(x, np.int64(1)),
+    "log_softmax": lambda f, x: f.log_softmax(x, np.int32(-1)),
+    "dropout": lambda f, x: f.dropout(x, np.float32(0.5)),
+    "dropout, tensor": lambda f, x: f.dropout(x, torch.tensor(0.5)),
+    "dropout2d": lambda f, x: f.dropout1d(x, np.int64(1)),
+    "batch_norm": lambda f, x: f.batch_norm(
+        x, torch.zeros(3), torch.ones(3), training=True,
+        momentum=np.float32(0.25), eps=np.float32(1e-3),
+    ),
+    "leaky_relu": lambda f, x: f.leaky_relu(x, np.float32(0.25)),
+    "cross_entropy": lambda f, x: f.cross_entropy(
+        x, torch.tensor([0, 1, 2, 1]), ignore_index=np.int64(1), label_smoothing=np.float64(0.1)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_numpy_are_numbers(name: str) -> None:
+    results = []
+    for namespace in (functional, F):
+        torch.manual_seed(0)
+        results.append(NUMBERS[name](namespace, torch.linspace(-1, 1, 12).reshape(4, 3)))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "dropout"])
+@pytest.mark.parametrize("view", [False, True])
+def test_inplace_without_a_graph_returns_the_input_itself(name: str, view: bool) -> None:
+    for namespace in (functional, F):
+        x = torch.linspace(-1, 1, 6, requires_grad=True) * 1
+        x = x[:4] if view else x
+        with torch.no_grad():
+            y = getattr(namespace, name)(x, inplace=True)
+        assert y is x
+        assert y.requires_grad

@@ -99,3 +99,9 @@ def test_statistics_kept_as_constants_are_seen(op: str, module: str, old: str, n
         rows = run(op, cases=6)
     # forward mode differentiates the equations themselves, where nothing is kept
     assert {row.quantity for row in rows if not row.passed} == {"reverse over reverse"}
+
+
+def test_a_candidate_that_gives_no_number_fails() -> None:
+    rows = run("tanh", lambda input: input.tanh() * float("nan"))
+    assert rows
+    assert not any(row.passed for row in rows)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
-from refnet.ops import require_float, require_tensor, zero_through
+from refnet.ops import require_float, require_number, require_tensor, zero_through
 from refnet.ops.activations import reference
 
 __all__ = ["leaky_relu", "relu", "sigmoid", "tanh"]
@@ -197,11 +197,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     require_float("leaky_relu", input)
     if isinstance(negative_slope, Tensor) and negative_slope.numel() == 1:
         negative_slope = negative_slope.item()
-    if not isinstance(negative_slope, (int, float)):
-        raise TypeError(
-            "leaky_relu(): argument 'negative_slope' must be a number, "
-            f"not {type(negative_slope).__name__}"
-        )
+    negative_slope = require_number("leaky_relu", "negative_slope", negative_slope)
     if inplace and backend.may_be_overwritten(input):
         return LeakyReluInplace.apply(input, negative_slope)  # type: ignore[no-any-return, no-untyped-call]
     z = input.clone() if inplace else input  # what the backward needs must not be written over

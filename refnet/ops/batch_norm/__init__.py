@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
-from refnet.ops import require_float, require_tensor, wide
+from refnet.ops import require_bool, require_float, require_number, require_tensor, wide
 from refnet.ops.batch_norm import reference
 from refnet.ops.batch_norm.moving import move_running
 
@@ -151,18 +151,14 @@ def batch_norm(
     Differs from torch: in evaluation, where the backward needs the running statistics, moving them
     by a training step in between is an error; torch then returns a gradient of the wrong ones.
     """
-    check(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    eps = require_number("batch_norm", "eps", eps)
+    if not isinstance(momentum, Tensor) or momentum.dim() or momentum.requires_grad:
+        momentum = require_number("batch_norm", "momentum", momentum)
+    check(input, running_mean, running_var, weight, bias, training, eps)
     args = (input, weight, bias, running_mean, running_var, training, momentum, eps)
     if backend.composes():
         return _normalize(*args, move=move_running)
     return BatchNorm.apply(*args)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def _is_number(value: object) -> bool:
-    """A float to torch, which takes a tensor of no dimensions for one as well."""
-    if isinstance(value, Tensor):
-        return value.dim() == 0 and not value.requires_grad
-    return isinstance(value, (int, float))
 
 
 def check(
@@ -172,7 +168,6 @@ def check(
     weight: Tensor | None,
     bias: Tensor | None,
     training: bool,
-    momentum: float | Tensor,
     eps: float,
     alone: bool = True,
 ) -> None:
@@ -188,9 +183,7 @@ def check(
     if input.dim() < 2:
         error = IndexError if training else RuntimeError
         raise error(f"batch_norm: input must be (N, C, *), but got {list(input.shape)}")
-    for name, value in (("momentum", momentum), ("eps", eps)):
-        if not _is_number(value):
-            raise TypeError(f"batch_norm(): argument '{name}' must be float, not {value!r}")
+    require_bool("batch_norm", "training", training)
     if eps < 0 or (training and eps == 0):
         sign = "positive during training" if training else "non-negative"
         raise ValueError(f"batch_norm eps must be {sign}, but got {eps}")
@@ -211,6 +204,7 @@ def check(
     for name, tensor in per_channel.items():
         if tensor is None:
             continue
+        require_tensor("batch_norm", tensor, name)
         if tensor.numel() != input.shape[1]:
             raise RuntimeError(
                 f"{name} should contain {input.shape[1]} elements not {tensor.numel()}"

@@ -61,7 +61,7 @@ def sync_batch_norm(
     Source: lecture, "Implement Batch Normalization", "Batch norm derivation"; T. Chan, G. Golub,
     R. LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
     """
-    check(input, running_mean, running_var, weight, bias, True, momentum, eps, alone=False)
+    check(input, running_mean, running_var, weight, bias, True, eps, alone=False)
     if backend.forward_mode():
         raise NotImplementedError(
             "SyncBatchNorm: forward mode over several processes is not supported"

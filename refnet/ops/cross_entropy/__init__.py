@@ -10,7 +10,7 @@ from torch.autograd import Function
 from torch.nn import _reduction
 
 from refnet import backend
-from refnet.ops import require_float, require_tensor
+from refnet.ops import require_float, require_index, require_number, require_tensor
 from refnet.ops.cross_entropy import reference
 from refnet.ops.cross_entropy.reference import Options
 
@@ -98,14 +98,22 @@ def cross_entropy(
     Source: lecture, "Loss function softmax", "Gradient descent with softmax" (whose da = −1/a holds
     for the true class alone).
 
-    Differs from torch: a label smoothing below 0 or NaN is refused for probabilities too; uint8
+    Differs from torch: scores of NaN or ∞ in an ignored row have a gradient of 0, where torch lets
+    the NaN through; a label smoothing below 0 or NaN is refused for probabilities too; uint8
     indices are taken in any number of dimensions; the input is kept for the backward, instead of a
     further tensor of its size, so it may not be changed in place in between.
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
+    for name, tensor in (("input", input), ("target", target), ("weight", weight)):
+        if tensor is not None or name != "weight":
+            require_tensor("cross_entropy", tensor, name)
+    options = Options(
+        require_index("cross_entropy", "ignore_index", ignore_index),
+        require_number("cross_entropy", "label_smoothing", label_smoothing),
+        reduction,
+    )
     input, target, weight = backend.autocast("cross_entropy", input, target, weight)
-    options = Options(ignore_index, label_smoothing, reduction)
     _check(input, target, weight, options)
     if input.dim() == 1 and target.dim() == 1 and target.shape != input.shape:
         target = target.squeeze(0)  # torch takes (1) for () where there is no batch
@@ -116,7 +124,6 @@ def cross_entropy(
 
 def _check(input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> None:
     """Raise what torch raises."""
-    require_tensor("cross_entropy", target, "target")
     if options.reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{options.reduction} is not a valid value for reduction")
     if not 0 <= options.label_smoothing <= 1:

@@ -142,7 +142,7 @@ def _kept(target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
 def _per_class(weight: Tensor | None, like: Tensor) -> Tensor:
     """w as (C, 1, …), expanded to (N, C, *); ones without a weight."""
     if weight is None:
-        return torch.ones_like(like)
+        return like.new_ones(()).expand(like.shape)
     trailing = like.dim() - class_dim(like) - 1
     return wide(weight).reshape(-1, *[1] * trailing).expand(like.shape)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
-from refnet.ops import broadcasts_to, require_tensor
+from refnet.ops import broadcasts_to, require_bool, require_number, require_tensor
 from refnet.ops.dropout import reference
 
 __all__ = ["dropout", "dropout1d", "dropout2d", "dropout3d"]
@@ -56,6 +56,7 @@ def dropout(
         inplace: write the result over the input.
         generator: where the random numbers come from; torch's default generator otherwise.
         mask: a boolean keep-mask that broadcasts to the input's shape, instead of a random one.
+            What is kept is divided by 1 − p, at p = 1 by nothing.
 
     Returns:
         A tensor of the input's shape and dtype.
@@ -230,7 +231,10 @@ def _dropout(
     batched: bool | None = None,
 ) -> Tensor:
     """All four; `batched` says where the channels of a channel dropout are: dimension 1 or 0."""
-    _check(name, input, p, generator, mask)
+    require_tensor(name, input)
+    p = _check_p(name, p)
+    require_bool(name, "training", training)
+    _check(name, input, generator, mask)
     if not training or (p == 0 and mask is None):
         return input
     if p not in (0, 1) and not (input.is_floating_point() or input.is_complex()):
@@ -264,10 +268,8 @@ def _draw_mask(
 
 
 def _check(
-    name: str, input: Tensor, p: float, generator: torch.Generator | None, mask: Tensor | None
+    name: str, input: Tensor, generator: torch.Generator | None, mask: Tensor | None
 ) -> None:
-    require_tensor(name, input)
-    _check_p(name, p)
     if generator is not None and backend.is_transformed():
         raise RuntimeError(
             f"{name}: a generator cannot be used under torch.compile or torch.func; "
@@ -286,11 +288,11 @@ def _check(
         )
 
 
-def _check_p(name: str, p: float) -> None:
-    if not isinstance(p, (int, float)):
-        raise TypeError(f"{name}(): argument 'p' must be float, not {p!r}")
+def _check_p(name: str, p: float) -> float:
+    p = require_number(name, "p", p)
     if not 0 <= p <= 1:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+    return p
 
 
 def _warn_of_shape(name: str, input: Tensor, usual: tuple[int, int], shape: str) -> None:

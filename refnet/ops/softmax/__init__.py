@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
-from refnet.ops import require_float, require_tensor
+from refnet.ops import require_float, require_index, require_tensor
 from refnet.ops.softmax import reference
 
 __all__ = ["log_softmax", "softmax"]
@@ -144,8 +144,7 @@ def _resolve(
             "Change the call to include dim=X as an argument.",
             stacklevel=stacklevel,
         )
-    if not isinstance(dim, int) or isinstance(dim, bool):
-        raise TypeError(f"{name}(): argument 'dim' must be int, not {type(dim).__name__}")
+    dim = require_index(name, "dim", dim)
     low, high = -max(input.dim(), 1), max(input.dim(), 1) - 1
     if not low <= dim <= high:
         raise IndexError(
@@ -154,6 +153,8 @@ def _resolve(
     if dtype is None:
         require_float(name, input)
         dtype = backend.autocast(name, input)[0].dtype
+    elif not isinstance(dtype, torch.dtype):
+        raise TypeError(f"{name}(): argument 'dtype' must be torch.dtype, not {dtype!r}")
     elif not dtype.is_floating_point:
         raise NotImplementedError(f"{name}: dtype must be floating-point, but got {dtype}")
     return dim, dtype
