@@ -19,10 +19,34 @@ DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG
 COMMANDS = re.findall(r"^python -m lightning_modules (fit .*?)(?: +#.*)?$", README, re.MULTILINE)
 
 
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def snippet(piece: str) -> str:
+    (code,) = [code for code in SNIPPETS if piece in code]
+    return str(code)
+
+
+def test_the_conversion_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    exec(snippet("refnet.convert("), {"model": model})
+    assert "1 swapped" in capsys.readouterr().out
+    assert type(model[0]) is torch.nn.Linear
+
+
+def test_the_trainer_with_the_plugin_is_accepted() -> None:
+    namespace: dict[str, object] = {"pl": pl}
+    exec(snippet("RefnetSyncBatchNorm"), namespace)
+    assert isinstance(namespace["trainer"], pl.Trainer)
+
+
+def test_every_snippet_is_run_here() -> None:
+    assert len(SNIPPETS) == 3
+
+
 def test_the_module_trains() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     namespace: dict[str, type[pl.LightningModule]] = {}
-    exec(code, namespace)
+    exec(snippet("class Net"), namespace)
     data = TensorDataset(torch.randn(64, 8, 8), torch.arange(64) % 10)
     trainer = pl.Trainer(
         max_epochs=1,
