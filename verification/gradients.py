@@ -45,8 +45,8 @@ def verify_gradients(
         device: where it computes.
 
     Returns:
-        An iterator over lists of rows, a list per case; an empty one where the builtin's output is no
-        number, as is a mean over no rows.
+        An iterator over lists of rows, a list per case; an empty one where the builtin's output is
+        no number, as is a mean over no rows.
 
     Example:
         >>> from verification.cases import op_tables
