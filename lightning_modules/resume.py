@@ -112,6 +112,8 @@ class ExactResume(Callback):
         vars(trainer.strategy).pop("process_dataloader", None)
         for loader in self._watched:
             loader.__class__ = type(loader).__mro__[2]
+            for name in _Resumable.own:
+                vars(loader).pop(name, None)
         self._watched = []
 
     def _watch(self, loader: Any, trainer: Trainer) -> Any:
@@ -260,6 +262,13 @@ class ExactResume(Callback):
 
 class _Resumable(DataLoader[Any]):
     """What a DataLoader becomes for the time of a fit: Lightning asks it for its state."""
+
+    own = ("callback", "_place", "_to_load", "_kept_workers")  # what `begin` gives it
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Pickle the user's loader: a fit that failed leaves this one behind."""
+        plain = {name: value for name, value in vars(self).items() if name not in self.own}
+        return object.__new__, (type(self).__mro__[2],), plain
 
     def begin(self, callback: ExactResume, *, kept_workers: bool) -> None:
         self.callback = callback

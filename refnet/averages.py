@@ -119,7 +119,9 @@ class ExponentialAverage(Generic[Value]):
     @property
     def value(self) -> Value:
         """The average of the values so far, corrected if that was asked for."""
-        value: Value = self.corrected if self.bias_correction else self._uncorrected()
+        if self.bias_correction:
+            return self.corrected
+        value: Value = self._uncorrected() * 1  # not the average itself, which a caller may change
         return value
 
     @property
@@ -142,14 +144,20 @@ class ExponentialAverage(Generic[Value]):
         return self.value
 
     def state_dict(self) -> dict[str, Any]:
-        """Return β, t and V, the last one being None before the first value."""
+        """Return β, t, V (None before the first value), and whether it is corrected."""
         average = self._average if self.count else None
-        return {"beta": self.beta, "count": self.count, "average": average}
+        return {
+            "beta": self.beta,
+            "count": self.count,
+            "average": average,
+            "bias_correction": self.bias_correction,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state."""
         self.beta = require_beta(state_dict["beta"])
         self.count = state_dict["count"]
+        self.bias_correction = state_dict.get("bias_correction", self.bias_correction)
         self._average = state_dict["average"] if self.count else 0.0
 
     def _uncorrected(self) -> Any:

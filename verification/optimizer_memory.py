@@ -97,7 +97,7 @@ def verify_step_memory(
             if not (name == "fused" and table.name == "RMSprop")
         }
         best = min(theirs.values())
-        bound = best + LIVE * BLOCK * torch.get_num_threads() * 4
+        bound = best + LIVE * BLOCK * 4
         verdict = BETTER if ours < best else AS_GOOD if ours <= bound else WORSE
         case = " ".join(f"{name}={value}" for name, value in options.items()) or "defaults"
         note = ", ".join(f"{name} {_size(size)}" for name, size in theirs.items())
@@ -115,7 +115,12 @@ def _measure(make: Callable[..., Any], options: Mapping[str, Any]) -> int:
     optimizer.step()
     state = [t for p in params for t in optimizer.state.get(p, {}).values() if t is not None]
     held = [*params, *(p.grad for p in params if p.grad is not None), *state]
-    return peak_bytes(optimizer.step, held)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a block is as large as the threads are many
+    try:
+        return peak_bytes(optimizer.step, held)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _size(size: int) -> str:

@@ -119,7 +119,8 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: a gradient or a parameter that the options, or the rule, don't take;
-                AssertionError where that is torch's error. Nothing of the group has changed then.
+                AssertionError where that is torch's error. Nothing of the group has changed then,
+                but by a rule that finds a sparse gradient among dense ones, as in torch.
         """
         self._check_graph_capture()
         loss = None
@@ -201,6 +202,10 @@ class Optimizer(torch.optim.Optimizer):
         made: list[Tensor] = []
         for block in _blocks(reals, whole=group["differentiable"]):
             made = self._step_block(block, names, t, group)
+        written = (reals[0], *reals[2 + len(old) :])
+        for tensor, real in zip((param, *into), written, strict=True):
+            if tensor.is_conj():  # its pairs are a copy
+                tensor.copy_(torch.view_as_complex(real))
         if group["differentiable"]:  # the graph holds the old ones
             into = [_shaped_like(param, value) for value in made]
         state.update(zip(names, into, strict=True))

@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
+from refnet.optim._base import require_one_element
+
 __all__ = ["DecayGroups", "DecayRow", "decay_groups"]
 
 Choose = Callable[[str, Tensor], bool | None]
@@ -103,6 +105,7 @@ def decay_groups(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    require_one_element(weight_decay=weight_decay)
     if not 0 <= weight_decay < math.inf:  # NaN, too
         raise ValueError(f"weight_decay must be finite and at least 0, got {weight_decay}")
     places: dict[Tensor, dict[str, tuple[str, str]]] = {}  # a shared parameter has several
@@ -113,7 +116,9 @@ def decay_groups(
     members: dict[str, list[Any]] = {"decay": [], "no decay": [], "frozen": []}
     rows = []
     for param, found in places.items():
-        verdict, reason = max(found.values(), key=lambda place: place[0] != "decay")
+        places_found = list(found.values())
+        spared = (place for place in places_found if place[0] != "decay")
+        verdict, reason = next(spared, places_found[0])
         members[verdict].append((next(iter(found)), param) if named else param)
         rows.append(DecayRow(tuple(found), tuple(param.shape), verdict, reason))
     return DecayGroups(

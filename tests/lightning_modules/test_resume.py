@@ -6,6 +6,7 @@ The file is also the program of the run that is killed by SIGKILL.
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -525,3 +526,25 @@ def test_a_checkpoint_in_the_middle_of_a_batch_starts_the_batch_again(tmp_path: 
 
 if __name__ == "__main__":
     fit(SIGKILLED, Path(sys.argv[1]), SIGKILLED.kill_at, sigkill)
+
+
+class _Failing(pl.LightningModule):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise ValueError("no way")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+
+
+def test_a_loader_is_the_users_own_after_a_fit_that_failed() -> None:
+    loader = DataLoader(TensorDataset(torch.zeros(8, 1)), batch_size=2)
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[ExactResume()],
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="no way"):
+        trainer.fit(_Failing(), loader)
+    copy = pickle.loads(pickle.dumps(loader))
+    assert type(copy) is DataLoader
+    assert len(list(copy)) == 4
+    assert not {"callback", "_place"} & vars(copy).keys()

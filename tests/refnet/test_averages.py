@@ -214,3 +214,17 @@ def test_bias_corrected_momentum_steps_by_the_corrected_average() -> None:
         w.grad, before = torch.randn_like(w), w.detach().clone()
         optimizer.step()
         torch.testing.assert_close(w, before - 0.1 * average.update(w.grad), rtol=0, atol=1e-15)
+
+
+def test_the_value_is_the_callers_own() -> None:
+    average = ExponentialAverage(0.9)
+    average.update(torch.ones(2)).mul_(100)
+    torch.testing.assert_close(average.value, torch.full((2,), 0.1))
+
+
+def test_the_state_says_whether_it_is_corrected() -> None:
+    corrected = ExponentialAverage(0.9, bias_correction=True)
+    corrected.update(1.0)
+    other = ExponentialAverage(0.9)
+    other.load_state_dict(corrected.state_dict())
+    assert other.value == corrected.value == pytest.approx(1.0)

@@ -396,3 +396,23 @@ def test_sharded_parameters(tmp_path: Path) -> None:
     for process in found:
         process.join(120)
     assert [process.exitcode for process in found] == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adam", "AdamW"])
+def test_a_conjugate_view_is_written(name: str) -> None:
+    """torch's SGD moves it, the others refuse it; ours moves it as any complex parameter."""
+    torch.manual_seed(0)
+    values = torch.randn(3, 2, dtype=torch.complex128)
+    plain, view = (
+        torch.nn.Parameter(values.clone()),
+        torch.nn.Parameter(values.conj_physical().conj()),
+    )
+    assert view.is_conj()
+    for p in (plain, view):
+        optimizer = getattr(optim, name)([p], lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            (p.abs() ** 2).sum().backward()
+            optimizer.step()
+    assert not torch.equal(plain.detach(), values)
+    torch.testing.assert_close(view.detach().resolve_conj(), plain.detach())

@@ -109,7 +109,7 @@ class HalfRefused(torch.optim.Adam):
 
 WRONG: dict[str, tuple[Callable[..., Any], dict[str, Any], str, str]] = {
     "values": (scaled, {}, "float64", "✗"),
-    "an error's type": (Late, {"lr": -1.0}, "float64", "≈"),
+    "an error's type": (Late, {"lr": -1.0}, "float64", "✗"),
     "no groups": (NoGroups, {}, "options in a group", "−"),
     "the state's dtype": (WideState, {}, "float32", "✗"),
     "an option that nobody keeps": (NoFused, {"fused": True}, "complex", "+"),
@@ -137,7 +137,7 @@ def test_the_printed_table() -> None:
     print_options(console, cells)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "lr=-1.0" in text
-    assert "≈ lr=-1.0, float64: ours KeyError: 'lr'; builtin ValueError" in text
+    assert "✗ lr=-1.0, float64: ours KeyError: 'lr'; builtin ValueError" in text
     assert f"{len(SITUATIONS)} default float64" in text
 
 

@@ -24,7 +24,7 @@ from verification.oracles.rmsprop import rmsprop
 from verification.oracles.sgd import sgd
 
 Arguments = Mapping[str, Any]
-GRADIENT_SCALES = (1e-8, 1e-4, 1.0, 1e4)
+GRADIENT_SCALES = tuple(10.0**k for k in range(-8, 5))
 
 
 @dataclass(frozen=True)
