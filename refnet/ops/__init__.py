@@ -65,6 +65,8 @@ def require_index(name: str, argument: str, value: object) -> int:
     Raises:
         TypeError: it is none.
     """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}(): argument '{argument}' must be int, not {value!r}")
     return index(value)

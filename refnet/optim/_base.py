@@ -204,7 +204,7 @@ class Optimizer(torch.optim.Optimizer):
             made = self._step_block(block, names, t, group)
         written = (reals[0], *reals[2 + len(old) :])
         for tensor, real in zip((param, *into), written, strict=True):
-            if tensor.is_conj():  # its pairs are a copy
+            if tensor.is_complex() and tensor.is_conj():  # its pairs are a copy
                 tensor.copy_(torch.view_as_complex(real))
         if group["differentiable"]:  # the graph holds the old ones
             into = [_shaped_like(param, value) for value in made]
