@@ -10,7 +10,7 @@ from verification.cases import OpTable
 from verification.cases.pairs import coverage
 from verification.gradients import verify_gradients
 from verification.memory import KEPT, verify_memory
-from verification.ops import verify_op
+from verification.ops import op_rows
 from verification.report import AS_GOOD, INCONCLUSIVE, Row
 
 MISSING = "pairs missing"
@@ -37,7 +37,7 @@ def verify_contract(
         >>> len(lists) == parts(op_tables()["relu"], quick=True), lists[-1][0].rule
         (True, '79 pairs')
     """
-    yield from verify_op(table, dtypes=DTYPES, seeds=seeds, device=device, own=True)
+    yield from op_rows(table, dtypes=DTYPES, seeds=seeds, device=device, own=True)
     yield from verify_memory(table, dtypes=DTYPES, device=device)
     if not quick:
         yield from verify_gradients(table, device=device)

@@ -41,7 +41,7 @@ def verify_gradients(
 
     Args:
         table: the op.
-        candidate: as in `verify_op`.
+        candidate: as in `op_rows`.
         device: where it computes.
 
     Returns:

@@ -66,7 +66,7 @@ def verify_memory(
 
     Args:
         table: the op, with all its cases.
-        candidate: as in `verify_op`.
+        candidate: as in `op_rows`.
         dtypes: of the input.
         device: where candidate and builtin compute.
 

@@ -25,7 +25,7 @@ from verification.tolerance import (
 )
 
 
-def verify_op(
+def op_rows(
     table: OpTable,
     candidate: Callable[..., Any] | None = None,
     *,
@@ -54,7 +54,7 @@ def verify_op(
 
     Example:
         >>> from verification.cases import op_tables
-        >>> rows = next(verify_op(op_tables()["relu"], seeds=1))
+        >>> rows = next(op_rows(op_tables()["relu"], seeds=1))
         >>> sorted({row.quantity for row in rows}), all(row.passed for row in rows)
         (['grad input', 'output'], True)
     """

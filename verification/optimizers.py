@@ -28,7 +28,7 @@ Tensors = tuple[torch.Tensor, list[torch.Tensor | None]]  # a parameter and its 
 Steps = list[dict[str, Any]]  # after each step: "param" and the state, by name
 
 
-def verify_optimizer(
+def optimizer_rows(
     table: OptimizerTable,
     candidate: Callable[..., torch.optim.Optimizer] | None = None,
     *,
@@ -56,7 +56,7 @@ def verify_optimizer(
 
     Example:
         >>> from verification.cases.optimizers import optimizer_tables
-        >>> rows = next(verify_optimizer(optimizer_tables()["SGD"], seeds=1, steps=5))
+        >>> rows = next(optimizer_rows(optimizer_tables()["SGD"], seeds=1, steps=5))
         >>> all(row.passed for row in rows)
         True
     """

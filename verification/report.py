@@ -40,6 +40,13 @@ class Row:
         verdict: "better", "as good", "worse", "another function" or "inconclusive"; "null
             direction" where a training run has none to give.
         note: what a reader has to know beside the numbers.
+        floor: the noise floor, the oracle's own response to inputs changed by 1 ulp, relative; NaN
+            where there is none.
+        seed: that of the draw that decided; None where nothing is drawn.
+        margin: error of the nearest planted bug over the bound, NaN where no bug shows or where the
+            kill matrix is not known.
+        nearest: that bug.
+        repeat: a command that repeats just this row.
     """
 
     subject: str
@@ -52,6 +59,11 @@ class Row:
     rule: str
     verdict: str
     note: str = ""
+    floor: float = math.nan
+    seed: int | None = None
+    margin: float = math.nan
+    nearest: str = ""
+    repeat: str = ""
 
     @property
     def passed(self) -> bool:
@@ -67,8 +79,57 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Kill:
+    """What the checks made of a planted bug or a trivial candidate.
+
+    Attributes:
+        subject: the op, optimizer, schedule or net that it is planted in.
+        bug: what is wrong, in a few words.
+        kind: "planted bug" or "trivial candidate".
+        profile: "quick", or "full" where the quick checks let it through.
+        caught: the failing rows; empty for a survivor.
+        gradcheck: whether `torch.autograd.gradcheck` with default settings on a
+            default-initialized layer catches it; None where that can't be asked.
+        assert_close: likewise for `torch.testing.assert_close` with the builtin.
+        note: why a survivor is no bug, if that has been shown.
+    """
+
+    subject: str
+    bug: str
+    kind: str
+    profile: str
+    caught: list[Row] = field(default_factory=list)
+    gradcheck: bool | None = None
+    assert_close: bool | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class KillMatrix:
+    """Which planted bugs the checks catch under certain settings.
+
+    Attributes:
+        settings: hash of cases, seeds, tolerances, sources and versions.
+        kills: one for each bug.
+    """
+
+    settings: str
+    kills: list[Kill] = field(default_factory=list)
+
+    @property
+    def survivors(self) -> list[Kill]:
+        """The bugs that nothing has caught and that no note explains."""
+        return [kill for kill in self.kills if not kill.caught and not kill.note]
+
+
+@dataclass(frozen=True)
 class Report:
     """The rows of a run.
+
+    Attributes:
+        rows: what was checked.
+        title: of what.
+        kills: which planted bugs the same settings catch; None where that is not known.
 
     Example:
         >>> row = Row("relu", "easy", "output", "float64", 0.0, 0.0, 1e-11, "oracle", "as good")
@@ -77,6 +138,8 @@ class Report:
     """
 
     rows: list[Row] = field(default_factory=list)
+    title: str = ""
+    kills: KillMatrix | None = None
 
     @property
     def passed(self) -> bool:

@@ -19,7 +19,7 @@ from verification.contract import verify_contract
 from verification.optimizer_memory import OPTIONS as MEMORY
 from verification.optimizer_memory import verify_step_memory
 from verification.optimizer_options import OPTIONS, option_values, verify_options
-from verification.optimizers import verify_optimizer
+from verification.optimizers import optimizer_rows
 from verification.report import ANOTHER, INCONCLUSIVE, Row
 from verification.support import verify_support
 
@@ -65,7 +65,7 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
         found.append(Part(op.name, contract.parts(op, quick=quick), run))
     for optimizer in optimizer_tables().values():
         size = {"seeds": 3, "steps": 12} if quick else {"seeds": 5, "steps": 200}
-        run = _later(verify_optimizer, optimizer, **size, device=device, own=True)
+        run = _later(optimizer_rows, optimizer, **size, device=device, own=True)
         found.append(Part(optimizer.name, len(optimizer.cases) + 1, run))
         if optimizer.name in OPTIONS:  # those that torch has too
             run = _later(verify_options, optimizer, pairs=not quick)

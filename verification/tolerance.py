@@ -39,6 +39,8 @@ class Judgement:
     rule: str
     verdict: str
     note: str = ""
+    floor: float = math.nan
+    seed: int | None = None
 
 
 @dataclass(frozen=True)

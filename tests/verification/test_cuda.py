@@ -8,8 +8,8 @@ import torch
 from lightning_modules.lockstep import suite as lockstep
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
-from verification.ops import verify_op
-from verification.optimizers import verify_optimizer
+from verification.ops import op_rows
+from verification.optimizers import optimizer_rows
 from verification.report import collect
 
 pytestmark = [
@@ -20,13 +20,13 @@ pytestmark = [
 
 @pytest.mark.parametrize("name", op_tables())
 def test_ops(name: str) -> None:
-    collect(verify_op(op_tables()[name], seeds=3, device="cuda")).raise_if_failed()
+    collect(op_rows(op_tables()[name], seeds=3, device="cuda")).raise_if_failed()
 
 
 @pytest.mark.parametrize("name", optimizer_tables())
 def test_optimizers(name: str) -> None:
     table = optimizer_tables()[name]
-    collect(verify_optimizer(table, seeds=3, steps=12, device="cuda")).raise_if_failed()
+    collect(optimizer_rows(table, seeds=3, steps=12, device="cuda")).raise_if_failed()
 
 
 def test_training_in_lockstep() -> None:

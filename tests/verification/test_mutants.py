@@ -9,8 +9,8 @@ from refnet.functional import relu
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
 from verification.mutants import Mutant, mutants, planted
-from verification.ops import verify_op
-from verification.optimizers import verify_optimizer
+from verification.ops import op_rows
+from verification.optimizers import optimizer_rows
 from verification.report import Row
 
 DTYPES = (torch.float64, torch.float32)
@@ -21,9 +21,9 @@ def first_failure(subject: str) -> Row | None:
     optimizers = optimizer_tables()
     for dtype in DTYPES:
         if subject in optimizers:
-            lists = verify_optimizer(optimizers[subject], dtypes=[dtype], seeds=1)
+            lists = optimizer_rows(optimizers[subject], dtypes=[dtype], seeds=1)
         else:
-            lists = verify_op(op_tables()[subject], dtypes=[dtype], seeds=1)
+            lists = op_rows(op_tables()[subject], dtypes=[dtype], seeds=1)
         for rows in lists:
             for row in rows:
                 if not row.passed:

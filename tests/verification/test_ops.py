@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from verification.cases import DTYPES, OpTable, op_tables
-from verification.ops import nudge, round_to, to_numpy, verify_op
+from verification.ops import nudge, op_rows, round_to, to_numpy
 from verification.report import Report, Row, collect
 
 TABLES = op_tables()
@@ -42,12 +42,12 @@ def only(table: OpTable, case: str) -> OpTable:
 
 def verify(name: str, candidate: Op, case: str = "", **options: Any) -> list[Row]:
     table = only(TABLES[name], case) if case else TABLES[name]
-    return collect(verify_op(table, candidate, **{"seeds": 1, **options})).rows
+    return collect(op_rows(table, candidate, **{"seeds": 1, **options})).rows
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_builtins_pass(name: str) -> None:
-    collect(verify_op(TABLES[name], BUILTINS[name], seeds=3)).raise_if_failed()
+    collect(op_rows(TABLES[name], BUILTINS[name], seeds=3)).raise_if_failed()
 
 
 @pytest.mark.parametrize("name", ["dropout", "linear", "relu", "tanh"])
@@ -230,7 +230,7 @@ def expected(table: OpTable, arrays: dict[str, Any]) -> set[str]:
 def test_nothing_is_left_out(name: str) -> None:
     """Every case has a row for the output, each gradient and each buffer, in both dtypes."""
     table = TABLES[name]
-    for case, rows in zip(table.cases, verify_op(table, BUILTINS[name], seeds=1), strict=True):
+    for case, rows in zip(table.cases, op_rows(table, BUILTINS[name], seeds=1), strict=True):
         wanted = expected(table, case.draw(np.random.default_rng(0)))
         rules = 2 if table.bitwise else 1
         for dtype in ("float32", "float64"):
@@ -276,7 +276,7 @@ def test_each_dtype_has_its_question() -> None:
 
 
 def test_refnets_own_target_is_asked_on_demand() -> None:
-    rows = collect(verify_op(only(TABLES["tanh"], "easy"), dtypes=ALL, seeds=3, own=True)).rows
+    rows = collect(op_rows(only(TABLES["tanh"], "easy"), dtypes=ALL, seeds=3, own=True)).rows
     rules = {dtype: {row.rule for row in rows if row.dtype == dtype} for dtype in DTYPES}
     assert rules["float64"] == {"1e-11", "builtin to 1e-12"}
     for dtype in DTYPES[1:]:
@@ -291,7 +291,7 @@ def test_twice_the_builtins_error_misses_the_own_target() -> None:
 
     for dtype in ALL[1:]:
         table = only(TABLES["tanh"], "easy")
-        rows = collect(verify_op(table, candidate, dtypes=[dtype], own=True)).rows
+        rows = collect(op_rows(table, candidate, dtypes=[dtype], own=True)).rows
         assert {(r.quantity, r.verdict) for r in Report(rows).failures} == {("output", "worse")}
 
 
@@ -300,7 +300,7 @@ def test_a_thousandth_of_the_bound_beside_the_oracle_is_seen_beside_the_builtin(
         return functional.tanh(input) * (1 + 5e-12)
 
     table = only(TABLES["tanh"], "easy")
-    rows = collect(verify_op(table, candidate, dtypes=[F64], own=True)).rows
+    rows = collect(op_rows(table, candidate, dtypes=[F64], own=True)).rows
     assert {row.rule for row in Report(rows).failures} == {"builtin to 1e-12"}
 
 
@@ -308,7 +308,7 @@ def test_hard_cases_are_asked_of_the_own_target_and_in_float64() -> None:
     table = TABLES["batch_norm"]
     (hard,) = [c for c in table.cases if c.name == "(N, C), scale 1, offset 10000"]
     for own, dtypes in ((False, {"float64"}), (True, {"float64", "float32"})):
-        run = verify_op(replace(table, cases=(hard,)), dtypes=ALL, seeds=1, own=own)
+        run = op_rows(replace(table, cases=(hard,)), dtypes=ALL, seeds=1, own=own)
         assert {row.dtype for row in collect(run).rows} == dtypes
 
 
@@ -319,7 +319,7 @@ def test_a_candidate_that_reads_memory_in_order_fails(layout: str) -> None:
         return functional.tanh(torch.as_strided(input, input.shape, in_order))
 
     cases = tuple(c for c in TABLES["tanh"].cases if c.layout == layout)
-    rows = collect(verify_op(replace(TABLES["tanh"], cases=cases), candidate, seeds=1)).rows
+    rows = collect(op_rows(replace(TABLES["tanh"], cases=cases), candidate, seeds=1)).rows
     assert {row.case for row in Report(rows).failures} == {case.name for case in cases}
 
 
@@ -332,7 +332,7 @@ def test_laid_out_tensors_are_what_they_say() -> None:
         return functional.tanh(input)
 
     for case in TABLES["tanh"].cases:
-        list(verify_op(replace(TABLES["tanh"], cases=(case,)), candidate, seeds=1, dtypes=[F64]))
+        list(op_rows(replace(TABLES["tanh"], cases=(case,)), candidate, seeds=1, dtypes=[F64]))
     assert seen["contiguous"].is_contiguous()
     assert seen["channels-last"].is_contiguous(memory_format=torch.channels_last)
     assert seen["sliced"].stride()[-1] == 2

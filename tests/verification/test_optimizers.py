@@ -12,7 +12,7 @@ from torch.optim import Adam, Optimizer
 
 from verification.cases.optimizers import Case, OptimizerTable, optimizer_tables
 from verification.cases.pairs import coverage
-from verification.optimizers import verify_optimizer
+from verification.optimizers import optimizer_rows
 from verification.report import Report, Row, collect
 
 TABLES = optimizer_tables()
@@ -37,13 +37,13 @@ def verify(name: str, candidate: Make, cases: int = 1, **sizes: Any) -> list[Row
     table = with_builtin(TABLES[name])
     table = replace(table, cases=table.cases[:cases])
     sizes = {"seeds": 1, "steps": 5, **sizes}
-    return collect(verify_optimizer(table, candidate, **sizes)).rows
+    return collect(optimizer_rows(table, candidate, **sizes)).rows
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_builtins_pass(name: str) -> None:
     table = with_builtin(TABLES[name])
-    collect(verify_optimizer(table, BUILTINS[name], seeds=2, steps=10)).raise_if_failed()
+    collect(optimizer_rows(table, BUILTINS[name], seeds=2, steps=10)).raise_if_failed()
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -230,7 +230,7 @@ def test_absent_gradients_are_not_zeros() -> None:
 def test_nothing_is_left_out(name: str) -> None:
     """Every case has a row for the parameter and all of its state, in both dtypes."""
     table = with_builtin(TABLES[name])
-    parts = verify_optimizer(table, BUILTINS[name], seeds=1, steps=2)
+    parts = optimizer_rows(table, BUILTINS[name], seeds=1, steps=2)
     for case, rows in zip(table.cases, parts, strict=True):
         weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
         groups = [{"params": [weights[0]]}, {"params": [weights[1]], **case.group}]
@@ -286,9 +286,7 @@ def test_state_that_is_the_gradient_itself_fails() -> None:
     table = TABLES["SGD"]
     momentum = tuple(c for c in table.cases if c.name.startswith("lr=0.1 momentum=0.9 damp"))
     rows = collect(
-        verify_optimizer(
-            replace(table, cases=momentum[:1]), hooked(alias)(torch.optim.SGD), seeds=2
-        )
+        optimizer_rows(replace(table, cases=momentum[:1]), hooked(alias)(torch.optim.SGD), seeds=2)
     ).rows
     assert not Report(rows).passed
 
@@ -352,7 +350,7 @@ def test_a_case_does_what_its_values_say(name: str) -> None:
 def test_refnet_reaches_its_own_targets(name: str) -> None:
     """And the pairs are counted; `make verify` does it over 200 steps."""
     table = TABLES[name]
-    parts = list(verify_optimizer(table, seeds=5, steps=12, own=True))
+    parts = list(optimizer_rows(table, seeds=5, steps=12, own=True))
     Report([row for rows in parts for row in rows]).raise_if_failed()
     assert len(parts) == len(table.cases) + 1
     assert [(row.quantity, row.error) for row in parts[-1]] == [("pairs missing", 0)]
@@ -361,7 +359,7 @@ def test_refnet_reaches_its_own_targets(name: str) -> None:
 def test_a_missing_pair_is_a_row_that_fails() -> None:
     table = TABLES["SGD"]
     few = replace(table, cases=table.cases[:-1])
-    row = collect(verify_optimizer(few, seeds=1, steps=2, own=True)).rows[-1]
+    row = collect(optimizer_rows(few, seeds=1, steps=2, own=True)).rows[-1]
     assert (row.verdict, row.passed) == ("inconclusive", False)
     assert row.error == len(coverage(table.pairs, held(few)).missing) > 0
 
@@ -410,7 +408,7 @@ def case(name: str, **uses: Any) -> OptimizerTable:
 
 
 def failures(table: OptimizerTable, candidate: Make) -> list[Row]:
-    return collect(verify_optimizer(table, candidate, dtypes=[F64], seeds=1)).failures
+    return collect(optimizer_rows(table, candidate, dtypes=[F64], seeds=1)).failures
 
 
 def closing(change: Callable[[Make, Callable[[], Any]], Any]) -> Make:
@@ -458,7 +456,7 @@ def test_options_of_another_group_fail() -> None:
 
 def test_state_in_one_of_two_groups() -> None:
     table = replace(TABLES["SGD"], cases=(Case({"lr": 0.1}, group={"momentum": 0.9}),))
-    found = collect(verify_optimizer(table, torch.optim.SGD, seeds=1, own=True)).rows[:-1]
+    found = collect(optimizer_rows(table, torch.optim.SGD, seeds=1, own=True)).rows[:-1]
     assert {row.quantity for row in found} == {"param", "momentum_buffer"}
 
 
@@ -508,7 +506,7 @@ def test_a_resumed_run_goes_through_the_builtin_and_comes_back() -> None:
         return make
 
     table = replace(case("Adam", resumed=True), builtin=note("builtin"))
-    collect(verify_optimizer(table, note("ours"), dtypes=[F64], seeds=1)).raise_if_failed()
+    collect(optimizer_rows(table, note("ours"), dtypes=[F64], seeds=1)).raise_if_failed()
     assert made == ["builtin", "ours", "builtin", "ours"]  # first the builtin's own run
 
 

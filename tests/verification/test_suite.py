@@ -83,7 +83,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("runner", "names"), [("verify_contract", OPS), ("verify_optimizer", OPTIMIZERS)]
+    ("runner", "names"), [("verify_contract", OPS), ("optimizer_rows", OPTIMIZERS)]
 )
 def test_device_and_size_are_handed_on(
     runner: str, names: list[str], monkeypatch: pytest.MonkeyPatch
