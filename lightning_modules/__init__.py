@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "MLP",
+    "BuiltinBeside",
     "Classifier",
     "ConvNet",
     "DigitsDataModule",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from lightning_modules.builtin_beside import BuiltinBeside
     from lightning_modules.classifier import Classifier
     from lightning_modules.data import DigitsDataModule
     from lightning_modules.nets import MLP, ConvNet
@@ -32,6 +34,7 @@ else:
     # Every Trainer reads `sync_batchnorm`, anybody's: it shall not wait for scikit-learn.
     _HOMES = {
         "MLP": "nets",
+        "BuiltinBeside": "builtin_beside",
         "Classifier": "classifier",
         "ConvNet": "nets",
         "DigitsDataModule": "data",

@@ -8,7 +8,6 @@ the same dropout masks. `python -m verification lockstep` runs it; the verdict i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import MethodType
 from typing import Any
 
 import torch
@@ -16,15 +15,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from pytorch_lightning.cli import LightningCLI
 from torch import Tensor, nn
 
-import refnet.nn
 from lightning_modules.classifier import Classifier
 from lightning_modules.data import DigitsDataModule
 from lightning_modules.files import find_config
 from lightning_modules.implementation import Implementation
 from lightning_modules.quiet import quiet
-from refnet.functional import dropout
-from verification.cases.dropout import next_mask
-from verification.lockstep import Recording, compare, perturb
+from verification.lockstep import Recording, builtin_masks, compare, perturb
 from verification.report import Row
 
 CONFIGS = ("mlp", "conv")
@@ -103,9 +99,7 @@ class _Recorder(Callback):
         """Prepare the net, which is in float64 and on its device by now."""
         if self.perturbed:
             perturb(pl_module.net)  # type: ignore[arg-type]
-        for module in pl_module.modules():
-            if isinstance(module, refnet.nn.Dropout):
-                module.forward = MethodType(_with_builtin_mask, module)  # type: ignore[method-assign]
+        builtin_masks(pl_module)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
@@ -126,13 +120,6 @@ class _Recorder(Callback):
             state={name: value.cpu().numpy() for name, value in net.state_dict().items()},
             gradients={name: value.cpu().numpy() for name, value in self.gradients.items()},
         )
-
-
-def _with_builtin_mask(module: refnet.nn.Dropout, input: Tensor) -> Tensor:
-    """Apply dropout with the mask that torch's would draw here, on any device."""
-    if not module.training:
-        return input
-    return dropout(input, module.p, mask=next_mask(input, module.p))
 
 
 class _Builder(LightningCLI):

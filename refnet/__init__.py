@@ -8,8 +8,19 @@ The layers, losses and optimizers of a deep-learning lecture as hand-written
 
 from __future__ import annotations
 
-from refnet import averages, functional, nn, optim
+from refnet import averages, functional, init, nn, optim, regularization
+from refnet.backend import use_backend
 from refnet.convert import convert
 
-__all__ = ["__version__", "averages", "convert", "functional", "nn", "optim"]
+__all__ = [
+    "__version__",
+    "averages",
+    "convert",
+    "functional",
+    "init",
+    "nn",
+    "optim",
+    "regularization",
+    "use_backend",
+]
 __version__ = "0.1.0"

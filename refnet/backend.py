@@ -1,17 +1,152 @@
-"""What torch is doing around a call: the names that ask for it, some of them private, in one place.
+"""Which implementation runs, and what torch is doing around a call.
 
-Forward mode and higher orders come from differentiating an op's reference equations, so an op has
-to know when a forward-mode level is open; a check that reads a tensor's values has to know when
-there are none to read (under `torch.compile`, `torch.func`, fake tensors).
+`use_backend` forces an implementation, `choose` picks one for a call, `recording` tells which ran.
+
+The rest asks torch; the names for it, some of them private, stand here in one place. Forward mode
+and higher orders come from differentiating an op's reference equations, so an op has to know when a
+forward-mode level is open; a check that reads a tensor's values has to know when there are none to
+read (under `torch.compile`, `torch.func`, fake tensors).
 """
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+AUTO, REFERENCE, CPU, CUDA = BACKENDS = ("auto", "reference", "cpu", "cuda")
+_default = os.environ.get("REFNET_BACKEND") or AUTO  # read once
+
+
+class _Thread(threading.local):
+    backend = ""  # empty: the default
+    ran: list[tuple[str, str]] | None = None
+
+
+_thread = _Thread()
+
+
+class use_backend:
+    """Force an implementation, in this thread, from here on or for the body of a `with`.
+
+    Args:
+        name: "auto", the fastest that serves a call; "reference", the equations in plain torch;
+            "cpu", the compiled loops; "cuda", the Triton kernels. Without a call, the environment's
+            REFNET_BACKEND decides, else "auto".
+
+    Raises:
+        ValueError: another name.
+        NotImplementedError: in a call that the forced implementation cannot serve. Under transforms
+            (torch.func, forward mode, compilation) and for second derivatives the reference runs,
+            whatever is forced.
+
+    Example:
+        >>> with use_backend("reference"):
+        ...     forced()
+        'reference'
+        >>> use_backend("gpu")
+        Traceback (most recent call last):
+        ValueError: backend must be one of auto, reference, cpu, cuda, but got 'gpu'
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, but got {name!r}")
+        self._before = _thread.backend
+        _thread.backend = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        _thread.backend = self._before
+
+
+def forced() -> str:
+    """Return the name that `use_backend` or REFNET_BACKEND gives for this thread, or "auto".
+
+    Raises:
+        ValueError: REFNET_BACKEND is no such name.
+    """
+    name = _thread.backend or _default
+    if name not in BACKENDS:
+        raise ValueError(f"REFNET_BACKEND must be one of {', '.join(BACKENDS)}, but is {name!r}")
+    return name
+
+
+def choose(op: str, *args: Any, **implementations: Callable[..., str]) -> str:
+    """Return the name of the implementation that runs a call: "reference", or one of those given.
+
+    Args:
+        op: the op's name.
+        args: of the call.
+        implementations: functions by name, the preferred first, that say why an implementation
+            cannot serve a call with these arguments; an empty text if it can.
+
+    Raises:
+        NotImplementedError: one is forced that cannot.
+
+    Example:
+        >>> def unsupported(x): return "" if x.dtype.is_floating_point else f"dtype {x.dtype}"
+        >>> choose("square", torch.ones(2), cpu=unsupported)
+        'cpu'
+        >>> choose("square", torch.tensor([2]), cpu=unsupported)
+        'reference'
+        >>> with use_backend("cpu"): choose("square", torch.tensor([2]), cpu=unsupported)
+        Traceback (most recent call last):
+        NotImplementedError: backend 'cpu' cannot run square: dtype torch.int64
+    """
+    name = forced()
+    chosen = REFERENCE
+    if name != REFERENCE and is_plain():
+        for candidate, unsupported in implementations.items():
+            if name in (AUTO, candidate):
+                reason = unsupported(*args)
+                if not reason:
+                    chosen = candidate
+                    break
+                if name != AUTO:
+                    raise cannot(op, reason)
+        else:
+            if name != AUTO and name not in implementations:
+                raise cannot(op, "it has no such implementation")
+    ran(op, chosen)
+    return chosen
+
+
+def cannot(op: str, reason: str) -> NotImplementedError:
+    """Return the error for a forced implementation that cannot serve a call."""
+    return NotImplementedError(f"backend {forced()!r} cannot run {op}: {reason}")
+
+
+def ran(op: str, implementation: str) -> None:
+    """Note which implementation runs, for `recording`; `choose` does it."""
+    if _thread.ran is not None:
+        _thread.ran.append((op, implementation))
+
+
+@contextmanager
+def recording() -> Iterator[list[tuple[str, str]]]:
+    """Record which implementations run in this thread: pairs of an op and "cpu", "reference", ….
+
+    Example:
+        >>> with recording() as ran:
+        ...     _ = choose("square")
+        >>> ran
+        [('square', 'reference')]
+    """
+    before = _thread.ran
+    _thread.ran = []
+    try:
+        yield _thread.ran
+    finally:
+        _thread.ran = before
 
 
 def forward_mode() -> bool:

@@ -40,7 +40,7 @@ def verify_contract(
     yield from op_rows(table, dtypes=DTYPES, seeds=seeds, device=device, own=True)
     yield from verify_memory(table, dtypes=DTYPES, device=device)
     if not quick:
-        yield from verify_gradients(table, device=device)
+        yield from verify_gradients(table, device=device, own=True)
     if table.options is not None:
         yield [coverage_row(table)]
 

@@ -10,13 +10,18 @@ direction: Adam turns its rounding into full steps. Such weights are listed apar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import MethodType
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+import refnet.nn
+from refnet import functional
+from verification.cases.dropout import next_mask
 from verification.report import ANOTHER, AS_GOOD, INCONCLUSIVE, NULL, Row
 
 LOSS, WEIGHT = 1e-10, 1e-8
@@ -25,6 +30,11 @@ NOISE = 1.0  # a bound as large as the values lets everything pass
 ROUNDING = 1e-12  # of the largest gradient: what is below is rounding
 
 Floats = npt.NDArray[np.float64]
+_Root = TypeVar("_Root", bound=torch.nn.Module)
+_DROPOUTS: dict[type, str] = {
+    getattr(refnet.nn, name): name.lower()
+    for name in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d")
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,30 @@ def perturb(module: torch.nn.Module, seed: int = 0) -> None:
             up = torch.empty(parameter.shape).bernoulli_(0.5, generator=generator).bool()
             towards = torch.where(up, torch.inf, -torch.inf).to(parameter)
             parameter.copy_(torch.nextafter(parameter, towards))
+
+
+def builtin_masks(module: _Root) -> _Root:
+    """Hand the masks that torch's dropout would draw to every dropout of refnet's, in place.
+
+    On CUDA refnet's own draws are others.
+
+    Example:
+        >>> net, x = torch.nn.Sequential(refnet.nn.Dropout(0.5)), torch.ones(9)
+        >>> _ = torch.manual_seed(0); ours = builtin_masks(net)(x)
+        >>> _ = torch.manual_seed(0); torch.equal(ours, torch.nn.Dropout(0.5)(x))
+        True
+    """
+    for part in module.modules():
+        if type(part) in _DROPOUTS:
+            part.forward = MethodType(_with_builtin_mask, part)
+    return module
+
+
+def _with_builtin_mask(module: Any, input: torch.Tensor) -> torch.Tensor:
+    name = _DROPOUTS[type(module)]
+    mask = next_mask(input.detach(), module.p, name) if module.training else None
+    apply: Callable[..., torch.Tensor] = getattr(functional, name)
+    return apply(input, module.p, module.training, module.inplace, mask=mask)
 
 
 def compare(

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from verification.cases import Arrays, Case, OpTable
-from verification.ops import as_tensors, lay_out, repeated, round_to, short
 from verification.report import ANOTHER, AS_GOOD, BETTER, WORSE, Row
+from verification.tensors import as_tensors, lay_out, repeated, round_to, short
 
 KEPT = "bytes kept"
 

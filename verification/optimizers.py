@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from verification.cases.optimizers import GRADIENT_SCALES, Case, OptimizerTable
+from verification.cases.optimizers import Case, OptimizerTable
 from verification.cases.pairs import coverage
-from verification.ops import nudge, round_to, short, to_numpy
+from verification.limits import time_limit as limited
 from verification.oracles import exact
 from verification.report import ANOTHER, AS_GOOD, INCONCLUSIVE, Row
-from verification.tolerance import Judgement, Sample, same_algorithm, same_precision
+from verification.runs import Lane, Make, Steps, run, state_difference
+from verification.tensors import nudge, round_to, short, to_numpy
+from verification.tolerance import DRAWS, Judgement, Sample, same_algorithm, same_precision
 from verification.trajectories import beside_builtin, beside_oracle, own_precision
 
-SHAPE = (3, 4)
-DRAWS = 3
-Make = Callable[..., Any]
-Gradients = list[Any]  # one per step, None where there is none
-Tensors = tuple[torch.Tensor, list[torch.Tensor | None]]  # a parameter and its gradients
-Steps = list[dict[str, Any]]  # after each step: "param" and the state, by name
+# Which gradients are absent: tensors that have a pattern in common go through the oracle together.
+# Even, so that a pattern belongs to one of two groups of parameters.
+PATTERNS = 4
+Samples = dict[tuple[str, float], list[Sample]]
 
 
 def optimizer_rows(
@@ -37,8 +35,14 @@ def optimizer_rows(
     steps: int = 30,
     device: str = "cpu",
     own: bool = False,
+    state: bool = True,
+    time_limit: float | None = None,
 ) -> Iterator[list[Row]]:
     """Yield the rows of each case of an optimizer's table.
+
+    A candidate is equivalent to the builtin if they can go on from each other's checkpoints: state
+    of other names or dtypes is a failing row of the quantity "state", and the resumed runs, whose
+    second third the builtin does, fail too. The parameters are judged all the same.
 
     Args:
         table: the optimizer.
@@ -50,6 +54,9 @@ def optimizer_rows(
         own: hold it to refnet's own, stricter targets, those of `verification.trajectories`: in
             float64 the builtin to 1e-12 and the oracle to 1e-11, in the other dtypes 1.25 times the
             builtin's error; and count the pairs of options that the table holds.
+        state: without it the parameters alone are judged, and a resumed run goes on from the
+            candidate's own state dict.
+        time_limit: seconds that a case may take, in all dtypes together; see `limits.time_limit`.
 
     Returns:
         An iterator over lists of rows, a list per case; `own` adds one for the count.
@@ -62,11 +69,16 @@ def optimizer_rows(
     """
     make = table.candidate if candidate is None else candidate
     for case in table.cases:
-        yield [
-            row
-            for dtype in dtypes
-            for row in _verify(table, case, make, dtype, seeds, steps, torch.device(device), own)
-        ]
+        rows: list[Row] = []
+        kind = "-"
+        try:
+            with limited(time_limit):
+                for dtype in dtypes:
+                    kind, place = short(dtype), torch.device(device)
+                    rows += _verify(table, case, make, dtype, (seeds, steps), place, own, state)
+        except TimeoutError as error:
+            rows.append(_failure(table, case, kind, "-", "runs", _first_line(error)))
+        yield rows
     if own:
         yield [_coverage(table)]
 
@@ -81,23 +93,38 @@ def _coverage(table: OptimizerTable) -> Row:
                pairs, verdict, note)  # fmt: skip
 
 
+def _failure(
+    table: OptimizerTable, case: Case, dtype: str, quantity: str, rule: str, note: str
+) -> Row:
+    nan = math.nan
+    return Row(table.name, case.name, quantity, dtype, nan, nan, nan, rule, ANOTHER, note)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def _verify(
     table: OptimizerTable,
     case: Case,
     candidate: Make,
     dtype: torch.dtype,
-    seeds: int,
-    steps: int,
+    size: tuple[int, int],
     device: torch.device,
     own: bool,
+    state: bool,
 ) -> list[Row]:
     rng = np.random.default_rng(zlib.crc32(f"{table.name} {case.name}".encode()))
     try:
-        samples = _samples(table, case, candidate, dtype, rng, (seeds, steps), device)
-    except Exception as error:  # a candidate that crashes gets a row
-        nan, note = math.nan, f"{type(error).__name__}: {error}".splitlines()[0]
-        return [Row(table.name, case.name, "-", short(dtype), nan, nan, nan, "runs", ANOTHER, note)]
-    return _worst(table, case, dtype, samples, own)
+        samples, differ = _samples(table, case, candidate, dtype, rng, size, device, state)
+    except TimeoutError:
+        raise
+    except (Exception, SystemExit) as error:  # a candidate that crashes gets a row
+        return [_failure(table, case, short(dtype), "-", "runs", _first_line(error))]
+    rows = _worst(table, case, dtype, samples, own)
+    if state and differ:
+        rows.append(_failure(table, case, short(dtype), "state", "builtin's state", differ))
+    return rows
 
 
 @np.errstate(all="ignore")  # NaN and ∞ are among the values
@@ -109,45 +136,72 @@ def _samples(
     rng: np.random.Generator,
     size: tuple[int, int],
     device: torch.device,
-) -> dict[tuple[str, float], list[Sample]]:
+    state: bool,
+) -> tuple[Samples, str]:
     """Draw parameters and gradients and run the three parties on them; a sample per seed.
 
     An optimizer works element by element, so that the draws of all seeds fit into one tensor.
+
+    Returns:
+        The samples by quantity and scale of the gradients, and how the state differs.
     """
     seeds, steps = size
-    shape = (seeds, *SHAPE)
-    params = [round_to(rng.standard_normal(shape), dtype) for _ in GRADIENT_SCALES]
-    grads = [_gradients(rng, scale, steps, shape, dtype) for scale in GRADIENT_SCALES]
+    shape, count = (seeds, *case.shape), len(case.scales)
+    params = round_to(rng.standard_normal((count, *shape)), dtype)
+    patterns = [_pattern(rng, steps, resumed=1 + k // 2) for k in range(PATTERNS)]
+    grads = round_to(_gradients(rng, case.scales, patterns, shape), dtype)
 
-    def tensor(array: Any) -> Any:
-        return None if array is None else torch.tensor(array, dtype=dtype, device=device)
-
-    tensors = [(tensor(p), [tensor(g) for g in gs]) for p, gs in zip(params, grads, strict=True)]
-    builtin = _run(table.builtin, case, tensors)
-    ours = _run(candidate, case, tensors, candidate if table.own_state else table.builtin)
-    _require_same_state(table, ours, builtin)
-    samples = {}
-    for i, scale in enumerate(GRADIENT_SCALES):
-        arguments = {n: _plain(v) for n, v in _arguments(case, i).items()}
-        oracle = table.oracle(params[i], grads[i], **arguments)
-        responses = _responses(table, arguments, params[i], grads[i], dtype, rng)
+    lanes = [
+        Lane(
+            torch.tensor(params[i], dtype=dtype, device=device),
+            torch.tensor(grads[i], dtype=dtype, device=device),
+            patterns[i % PATTERNS] != "none",
+        )
+        for i in range(count)
+    ]
+    builtin = run(table.builtin, case, lanes)
+    ours = run(candidate, case, lanes, candidate if table.own_state or not state else table.builtin)
+    if ours is None:
+        raise ValueError("expected an optimizer, but got None")
+    samples: Samples = {}
+    for k in range(min(PATTERNS, count)):
+        arguments = {n: _plain(v) for n, v in _arguments(case, k).items()}
+        present = patterns[k] != "none"
+        oracle = _oracle(
+            table, arguments, params[k::PATTERNS], grads[k::PATTERNS], present, dtype, rng
+        )
         for quantity in oracle[-1]:
             known = builtin is not None and quantity not in table.own_state
-            mine = _values(ours[i], quantity)
-            theirs = _values(builtin[i], quantity) if known else None
-            right = _column(oracle, quantity)
-            others = [_column(response, quantity) for response in responses]
-            samples[quantity, scale] = [
-                Sample(
-                    candidate=_of_seed(mine, seed, shape),
-                    builtin=_of_seed(theirs, seed, shape),
-                    oracle=_of_seed(right, seed, shape),
-                    responses=[_of_seed(other, seed, shape) for other in others],
-                    independent=math.prod(SHAPE),
-                )
-                for seed in range(seeds)
-            ]
-    return samples
+            column = np.stack([step[quantity] for step in oracle])
+            for place, i in enumerate(range(k, count, PATTERNS)):
+                mine = _values(ours[i], quantity)
+                if mine is None or (quantity != "param" and not state):
+                    continue
+                theirs = _values(builtin[i], quantity) if known else None
+                samples[quantity, case.scales[i]] = [
+                    _sample(mine, theirs, column, place, seed, shape) for seed in range(seeds)
+                ]
+    return samples, state_difference(table, ours, builtin) or _missing(samples, ours, oracle)
+
+
+def _missing(samples: Samples, ours: list[Steps], oracle: Steps) -> str:
+    missing = set(oracle[-1]) - {quantity for quantity, _ in samples}
+    return f"state {sorted(ours[0][-1])}, without {sorted(missing)}" if missing else ""
+
+
+def _sample(
+    mine: Any, theirs: Any, column: Any, place: int, seed: int, shape: tuple[int, ...]
+) -> Sample:
+    """Cut a tensor's and a seed's part out; a count of steps, or a wrong shape, is left whole."""
+
+    def of_seed(values: Any) -> Any:
+        return values[:, seed] if values is not None and values.shape[1:] == shape else values
+
+    whole = column.ndim == 1  # the oracle's values are (steps, 1 + DRAWS, tensors, seeds, …)
+    draws = [column if whole else column[:, draw, place] for draw in range(1 + DRAWS)]
+    right, *others = [of_seed(draw) for draw in draws]
+    independent = math.prod(shape[1:])
+    return Sample(of_seed(mine), of_seed(theirs), right, others, independent=independent)
 
 
 def _arguments(case: Case, index: int) -> dict[str, Any]:
@@ -159,42 +213,38 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, torch.Tensor) else value
 
 
-def _of_seed(column: Any, seed: int, shape: tuple[int, ...]) -> Any:
-    """Take a seed's part of a trajectory; a count of steps, or a wrong shape, is left whole."""
-    return column[:, seed] if column is not None and column.shape[1:] == shape else column
-
-
-def _responses(
+def _oracle(
     table: OptimizerTable,
-    arguments: Mapping[str, Any],
-    param: Any,
-    grads: Gradients,
+    arguments: dict[str, Any],
+    params: Any,
+    grads: Any,
+    present: Any,
     dtype: torch.dtype,
     rng: np.random.Generator,
-) -> list[Steps]:
-    """Run the oracle on inputs changed by ±1 ulp, its values kept in the tested dtype."""
+) -> Steps:
+    """Run the oracle on inputs as they are, and beside them on some that are changed by ±1 ulp.
+
+    What the changed ones keep from step to step is rounded to the tested dtype.
+    """
+
+    def beside(values: Any) -> Any:
+        changed = nudge(np.broadcast_to(values, (DRAWS, *values.shape)), dtype, rng)
+        return np.concatenate([values[None], changed])
 
     def store(value: Any) -> Any:
-        return exact(round_to(value.astype(np.float64), dtype))
+        kept = exact(value)
+        if kept.ndim:  # no count of steps
+            kept[1:] = round_to(kept[1:].astype(np.float64), dtype)
+        return kept
 
-    def changed(value: Any) -> Any:  # all draws in one array
-        if value is None:
-            return None
-        return nudge(np.broadcast_to(value, (DRAWS, *value.shape)), dtype, rng)
-
-    steps = table.oracle(changed(param), [changed(g) for g in grads], store=store, **arguments)
-    return [
-        [{n: v[draw] if v.ndim > param.ndim else v for n, v in step.items()} for step in steps]
-        for draw in range(DRAWS)
-    ]
+    inputs = np.moveaxis(beside(grads), 2, 0)  # (steps, 1 + DRAWS, tensors, seeds, …)
+    chosen = [g if there else None for g, there in zip(inputs, present, strict=True)]
+    steps: Steps = table.oracle(beside(params), chosen, store=store, **arguments)
+    return steps
 
 
 def _worst(
-    table: OptimizerTable,
-    case: Case,
-    dtype: torch.dtype,
-    samples: dict[tuple[str, float], list[Sample]],
-    own: bool,
+    table: OptimizerTable, case: Case, dtype: torch.dtype, samples: Samples, own: bool
 ) -> list[Row]:
     """Judge every tensor by its own scale; a quantity's row is that of its worst tensor."""
     rows: dict[tuple[str, int], Row] = {}
@@ -223,115 +273,35 @@ def _use(row: Row) -> float:
     return row.error / row.bound if row.bound else row.error
 
 
-def _gradients(
-    rng: np.random.Generator, scale: float, steps: int, shape: tuple[int, ...], dtype: torch.dtype
-) -> Gradients:
-    """Gradients of one decade, of every size within it, now and then zero or absent."""
-    found: Gradients = []
-    for _ in range(steps):
-        size = scale * 10 ** rng.uniform(-1, 0, shape)
-        kind = rng.choice(["none", "zero", "some"], p=[0.1, 0.1, 0.8])
-        values = size * rng.choice([-1.0, 1.0], shape) * (kind == "some")
-        found.append(None if kind == "none" else round_to(values, dtype))
-    found[0] = found[0] if found[0] is not None else np.zeros(shape)  # so that state exists
-    return found
+def _pattern(rng: np.random.Generator, steps: int, resumed: int) -> Any:
+    """Draw which gradients are absent or zero; never the first, so that state exists.
 
-
-def _run(make: Make, case: Case, tensors: list[Tensors], heir: Make | None = None) -> Any:
-    """Run all tensors in one optimizer; return each tensor's trajectory, None without optimizer.
-
-    A resumed run goes on in the heir's optimizer after a third of the steps, and after two thirds
-    in one of its own again.
-
-    Raises:
-        RuntimeError: it changed a gradient, or did something else than to call the closure.
+    Where a run is resumed, after the first or the second third, two are zero: a maximum that is
+    lost there would be found again with the next large gradient.
     """
-    weights = [torch.nn.Parameter(param.clone()) for param, _ in tensors]
-    optimizer = _make(make, case, weights)
-    if optimizer is None:
-        return None
-    count = len(tensors[0][1])
-    changes = {count // 3: heir, 2 * count // 3: make} if case.resumed and heir else {}
-    found: list[Steps] = [[] for _ in weights]
-    for step in range(count):
-        if step in changes:
-            stopped, weights = optimizer, [torch.nn.Parameter(w.detach().clone()) for w in weights]
-            optimizer = _make(changes[step], case, weights) or _make(make, case, weights)
-            _hand_over(stopped, optimizer)
-        grads = [gradients[step] for _, gradients in tensors]
-        _step(optimizer, weights, grads, case.closure)
-        for weight, steps in zip(weights, found, strict=True):
-            entry = {"entry": True} if weight in optimizer.state else {}
-            kept = {"param": weight, **entry, **optimizer.state.get(weight, {})}
-            steps.append(
-                {n: torch.as_tensor(v).detach().clone() for n, v in kept.items() if v is not None}
-            )
-    return found
+    kinds = rng.choice(["none", "zero", "some"], steps, p=[0.1, 0.1, 0.8])
+    kinds[0] = "zero" if kinds[0] == "none" else kinds[0]
+    if steps >= 9:
+        place = resumed * steps // 3
+        kinds[place - 1 : place + 1] = "zero"
+    return kinds
 
 
-def _make(make: Make, case: Case, weights: list[torch.nn.Parameter]) -> Any:
-    params: list[Any] = list(weights)
-    if case.group:
-        params = [{"params": weights[::2]}, {"params": weights[1::2], **case.group}]
-    shared = case.arguments.items()  # a learning rate that is a tensor may be changed in place
-    return make(params, **{n: v.clone() if torch.is_tensor(v) else v for n, v in shared})
-
-
-def _hand_over(stopped: torch.optim.Optimizer, optimizer: torch.optim.Optimizer) -> None:
-    """Load a state dict the way that a checkpoint goes."""
-    file = io.BytesIO()
-    torch.save(stopped.state_dict(), file)
-    file.seek(0)
-    optimizer.load_state_dict(torch.load(file))
-
-
-def _step(
-    optimizer: torch.optim.Optimizer,
-    weights: list[torch.nn.Parameter],
-    grads: list[torch.Tensor | None],
-    closure: bool,
-) -> None:
-    calls = []
-
-    def evaluate() -> float:
-        calls.append(torch.is_grad_enabled())
-        for weight, g in zip(weights, grads, strict=True):
-            if g is None or weight.grad is None:
-                weight.grad = None if g is None else g.clone()
-            else:  # in place: a state that is the gradient itself shows
-                weight.grad.copy_(g)
-        return 0.5
-
-    if closure:
-        loss = optimizer.step(evaluate)
-        if calls != [True] or loss != 0.5:
-            raise RuntimeError(
-                f"the closure: gradients on in calls {calls}, loss 0.5 became {loss}"
-            )
-    else:
-        evaluate()
-        optimizer.step()
-    for weight, g in zip(weights, grads, strict=True):
-        if g is not None and (weight.grad is None or not torch.equal(g, weight.grad)):
-            raise RuntimeError("a gradient was changed")
-
-
-def _require_same_state(table: OptimizerTable, ours: Any, builtin: Any) -> None:
-    """Raise a ValueError if the candidate keeps other state than the builtin: names, dtypes."""
-    if ours is None:
-        raise ValueError("expected an optimizer, but got None")
-    if builtin is None:
-        return
-    for step, expected in zip(chain(*ours), chain(*builtin), strict=True):
-        have = {n: t.dtype for n, t in step.items() if n not in table.own_state}
-        want = {n: t.dtype for n, t in expected.items()}
-        if have != want:
-            raise ValueError(f"state {have}, but the builtin's is {want}")
+def _gradients(
+    rng: np.random.Generator, scales: Sequence[float], patterns: list[Any], shape: tuple[int, ...]
+) -> Any:
+    """Draw (tensors, steps, …) gradients, of one decade each, of every size within it."""
+    whole = (len(scales), len(patterns[0]), *shape)
+    one = (1,) * (len(whole) - 1)
+    size = np.reshape(scales, (-1, *one)) * 10 ** rng.uniform(-1, 0, whole)
+    some = [patterns[i % PATTERNS] == "some" for i in range(len(scales))]
+    return size * rng.choice([-1.0, 1.0], whole) * np.reshape(some, (*whole[:2], *one[1:]))
 
 
 def _values(steps: Steps, quantity: str) -> Any:
-    return to_numpy(torch.stack([step[quantity] for step in steps]))
-
-
-def _column(steps: Steps, quantity: str) -> Any:
-    return np.stack([step[quantity] for step in steps])
+    """Return a quantity after each step; None where a step lacks it."""
+    if any(quantity not in step for step in steps):
+        return None
+    found = [step[quantity] for step in steps]
+    alike = len({t.shape for t in found}) == 1
+    return to_numpy(torch.stack(found)) if alike else np.array(math.nan)

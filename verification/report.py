@@ -130,6 +130,7 @@ class Report:
         rows: what was checked.
         title: of what.
         kills: which planted bugs the same settings catch; None where that is not known.
+        settings: what was asked for: profile, dtypes, seeds, …
 
     Example:
         >>> row = Row("relu", "easy", "output", "float64", 0.0, 0.0, 1e-11, "oracle", "as good")
@@ -140,6 +141,7 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     title: str = ""
     kills: KillMatrix | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -158,21 +160,55 @@ class Report:
             AssertionError: a row failed, or there is none.
         """
         if not self.passed:
-            lines = [
-                f"{r.subject} {r.case}, {r.quantity} {r.dtype}: {r.verdict}, error {r.error:.2e}, "
-                f"bound {r.bound:.2e} ({r.rule}) {r.note}"
-                for r in self.failures
-            ]
+            lines = [_sentence(row) for row in self.failures]
             raise AssertionError("\n".join(lines) or "nothing was checked")
 
     def to_json(self) -> str:
-        """Return the rows, the counts and the environment as JSON; infinite and NaN become null."""
+        """Return all of it, and the environment, as JSON; infinite and NaN become null."""
         data = {
+            "title": self.title,
             "passed": self.passed,
+            "settings": self.settings,
             "rows": [asdict(row) for row in self.rows],
+            "kills": None if self.kills is None else asdict(self.kills),
             "environment": environment(),
         }
         return json.dumps(_plain(data), indent=1, ensure_ascii=False, allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """Return the counts, the failures and the tightest rows as Markdown.
+
+        Example:
+            >>> row = Row("relu", "easy", "output", "float64", 0.0, 0.0, 1e-11, "oracle", "as good")
+            >>> print(Report([row], "my relu").to_markdown())
+            # my relu
+            <BLANKLINE>
+            **Passed.** 1 rows: 1 as good
+            <BLANKLINE>
+            | case | quantity | dtype | our error | builtin's | bound | floor | rule | verdict |
+            |---|---|---|---|---|---|---|---|---|
+            | relu: easy | output | float64 | 0 | 0 | 1.0e-11 | - | oracle | as good |
+            <BLANKLINE>
+        """
+        heading = f"# {self.title or 'Verification'}"
+        verdict = f"**{'Passed' if self.passed else 'Failed'}.** {self.summary()}"
+        blocks = [heading, verdict]
+        if self.rows:
+            cells = [_cells(row) for row in self.digest()]
+            blocks.append("\n".join(map(_line, [HEADINGS, ["---"] * len(HEADINGS), *cells])))
+        blocks.append("\n".join(f"- `{row.repeat}`" for row in self.failures if row.repeat))
+        if self.kills is not None:
+            caught = sum(bool(kill.caught) for kill in self.kills.kills)
+            count = f"{caught} of {len(self.kills.kills)} planted bugs are caught"
+            survivors = [f"- survives: {k.subject}, {k.bug}" for k in self.kills.survivors]
+            blocks.append("\n".join([f"{count} (settings {self.kills.settings}).", *survivors]))
+        return "\n\n".join(block for block in blocks if block) + "\n"
+
+    def to_html(self) -> str:
+        """Return one self-contained page, which needs no network."""
+        from verification.html import render  # it imports this module
+
+        return render(self)
 
     def summary(self) -> str:
         """Return the counts in a line."""
@@ -228,6 +264,7 @@ class Report:
 
 def environment() -> dict[str, Any]:
     """Return what the figures depend on: versions, machine, threads, precision settings."""
+    backends: Any = torch.backends  # the annotations lack some of it
     return {
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -237,25 +274,58 @@ def environment() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "longdouble_bits": np.finfo(np.longdouble).nmant + 1,
+        "interop_threads": torch.get_num_interop_threads(),
+        "cuda": torch.version.cuda or "none",
+        "cudnn": backends.cudnn.version() or "none",
+        # What float32 is multiplied in: "tf32", "ieee", or "none", which is not set and so ieee.
+        "float32_matmul_cuda": backends.cuda.matmul.fp32_precision,
+        "float32_conv_cudnn": backends.cudnn.conv.fp32_precision,
+        "float32_matmul_mkldnn": backends.mkldnn.matmul.fp32_precision,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": backends.cudnn.deterministic,
+        "cudnn_benchmark": backends.cudnn.benchmark,
     }
+
+
+HEADINGS = [
+    "case", "quantity", "dtype", "our error", "builtin's", "bound", "floor", "rule", "verdict",
+]  # fmt: skip
+
+
+def _cells(row: Row) -> list[str]:
+    numbers = [_number(n) for n in (row.error, row.builtin_error, row.bound, row.floor)]
+    nearest = ""
+    if row.nearest:
+        nearest = f"({row.margin:.3g} bounds from the bug: {row.nearest})"
+    verdict = " ".join(filter(None, (row.verdict, row.note, nearest)))
+    return [f"{row.subject}: {row.case}", row.quantity, row.dtype, *numbers, row.rule, verdict]
+
+
+def _line(cells: list[str]) -> str:
+    texts = [cell.replace("|", "\\|") for cell in cells]
+    return f"|{'|'.join(texts)}|" if set(cells) == {"---"} else f"| {' | '.join(texts)} |"
+
+
+def _sentence(row: Row) -> str:
+    text = (
+        f"{row.subject} {row.case}, {row.quantity} {row.dtype}: {row.verdict}, "
+        f"error {row.error:.2e}, bound {row.bound:.2e} ({row.rule}) {row.note}"
+    ).rstrip()
+    return f"{text}\n    repeat: {row.repeat}" if row.repeat else text
 
 
 def _table(rows: Iterable[Row]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("case", "quantity", "dtype"):
-        table.add_column(name, overflow="fold")
-    for name in ("our error", "builtin's", "bound"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("rule", "verdict"):
-        table.add_column(name, overflow="fold")
+    for name in HEADINGS:
+        number = name in ("our error", "builtin's", "bound", "floor")
+        table.add_column(
+            name,
+            justify="right" if number else "left",
+            no_wrap=number,
+            overflow="ellipsis" if number else "fold",
+        )
     for row in rows:
-        numbers = (_number(row.error), _number(row.builtin_error), _number(row.bound))
-        verdict = f"{row.verdict} {row.note}".strip()
-        table.add_row(
-            escape(f"{row.subject}: {row.case}"), escape(row.quantity), row.dtype, *numbers,
-            row.rule, escape(verdict), style=None if row.passed else "bold red",
-        )  # fmt: skip
+        table.add_row(*map(escape, _cells(row)), style=None if row.passed else "bold red")
     return table
 
 
@@ -267,7 +337,7 @@ def _plain(value: Any) -> Any:
     """JSON has no NaN and no infinity."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

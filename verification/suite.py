@@ -7,8 +7,7 @@ that yields lists of rows. `lightning_modules` does so with its training runs in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 
 from verification import contract
@@ -20,27 +19,12 @@ from verification.optimizer_memory import OPTIONS as MEMORY
 from verification.optimizer_memory import verify_step_memory
 from verification.optimizer_options import OPTIONS, option_values, verify_options
 from verification.optimizers import optimizer_rows
-from verification.report import ANOTHER, INCONCLUSIVE, Row
+from verification.parts import Advance, Part, Rows, failure, run_here
+from verification.report import INCONCLUSIVE, Row
 from verification.support import verify_support
 
+__all__ = ["GROUP", "Part", "parts", "run", "whole"]
 GROUP = "refnet.verification"
-Rows = Iterator[list[Row]]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the suite that can be run on its own.
-
-    Attributes:
-        name: of the op, the optimizer, or the entry point; "Adam options", "Adam memory" and so
-            on for what an optimizer takes and needs; or "transforms".
-        cases: how many lists of rows it yields, 0 if that isn't known beforehand.
-        run: starts it.
-    """
-
-    name: str
-    cases: int
-    run: Callable[[], Rows]
 
 
 def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
@@ -80,31 +64,24 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
     return found
 
 
-def run(chosen: Iterable[Part], advance: Callable[[Part], None] = lambda part: None) -> list[Row]:
+def run(chosen: Iterable[Part], advance: Advance = lambda part: None) -> list[Row]:
     """Run parts and return their rows; one that crashes or has no rows gives a failing row.
 
     Args:
         chosen: the parts.
         advance: called after every case, for a progress bar.
     """
-    rows: list[Row] = []
-    for part in chosen:
-        before = len(rows)
-        try:
-            for case in part.run():
-                rows += case
-                advance(part)
-        except (Exception, SystemExit) as error:  # a command line in it may exit
-            note = f"{type(error).__name__}: {error}".splitlines()[0]
-            rows.append(_failure(part, ANOTHER, note))
-        if len(rows) == before:
-            rows.append(_failure(part, INCONCLUSIVE, "nothing was checked"))
-    return rows
+    chosen = list(chosen)
+    return whole(chosen, run_here(chosen, advance=advance))
 
 
-def _failure(part: Part, verdict: str, note: str) -> Row:
-    nan = float("nan")
-    return Row(part.name, "-", "-", "-", nan, nan, nan, "runs", verdict, note)
+def whole(chosen: Iterable[Part], found: Iterable[list[Row]]) -> list[Row]:
+    """Return all rows that were found, and a failing one for each part that has none."""
+    return [
+        row
+        for part, rows in zip(chosen, found, strict=True)
+        for row in rows or [failure(part, INCONCLUSIVE, "nothing was checked")]
+    ]
 
 
 def _later(verify: Callable[..., Rows], table: object, **options: object) -> Callable[[], Rows]:

@@ -8,7 +8,7 @@ oracle itself responds when its inputs change by one unit in the last place.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -24,6 +24,7 @@ MARGIN, MARGIN_SMALL, SMALL = 2.5, 8.0, 300  # few elements: the maximum is a no
 OWN = 1.25  # refnet's own target, in place of the margins
 NOTHING = 1e-16  # of the terms: what extended precision leaves where they cancel
 BESIDE, WELL = 1e-12, 1e-13  # how close to the builtin in float64, and where
+TELLS = 0.2  # an error below it tells a function from zeros, from twice it, from its negative
 CLEARLY = 1.25  # a ratio of errors that is more than noise
 
 Array = npt.NDArray[np.longdouble]
@@ -31,7 +32,10 @@ Array = npt.NDArray[np.longdouble]
 
 @dataclass(frozen=True)
 class Judgement:
-    """Numbers and verdict of a row."""
+    """Numbers and verdict of a row; see `verification.report.Row`.
+
+    `seed` is the place of the sample that decided: of the worst one, or of that in the middle.
+    """
 
     error: float
     builtin_error: float
@@ -93,15 +97,15 @@ def same_algorithm(samples: list[Sample]) -> Judgement:
 
     error ≤ max(1e-11, 30 · P64), P64 the oracle's response to ±1 ulp; for every seed.
     """
-    return _worst([_same_algorithm(sample) for sample in samples])
+    return worst(_same_algorithm(sample, seed) for seed, sample in enumerate(samples))
 
 
-def _worst(judged: list[Judgement]) -> Judgement:
+def worst(judged: Iterable[Judgement]) -> Judgement:
     """Return one that doesn't pass, else the one that uses most of its bound."""
     return max(judged, key=lambda j: (j.verdict not in PASSING, j.error / j.bound))
 
 
-def _same_algorithm(sample: Sample) -> Judgement:
+def _same_algorithm(sample: Sample, seed: int) -> Judgement:
     scale = _scale(sample)
     error = distance(sample.candidate, sample.oracle) / scale
     builtin = math.nan
@@ -110,46 +114,87 @@ def _same_algorithm(sample: Sample) -> Judgement:
     response = _response(sample)
     bound = max(FLOOR_64, RESPONSE_64 * response)
     rule = f"{FLOOR_64:.0e}" if bound == FLOOR_64 else f"{RESPONSE_64}·P64"
+    verdict, note = _verdict(error <= bound, error, builtin, ANOTHER), _odd(error, builtin, False)
     if bound > 1e-3:
-        return Judgement(error, builtin, bound, rule, INCONCLUSIVE, "conditioning too bad")
-    return Judgement(error, builtin, bound, rule, _verdict(error <= bound, error, builtin, ANOTHER))
+        verdict, note = INCONCLUSIVE, "conditioning too bad"
+    return Judgement(error, builtin, bound, rule, verdict, note, response, seed)
+
+
+def _odd(error: float, builtin: float, exact: bool = True) -> str:
+    """Say so where the builtin is no yardstick."""
+    if math.isinf(builtin):
+        return "the builtin is NaN or ∞ where the oracle is not, or the other way round"
+    return "the builtin is exact" if exact and builtin == 0 and error > 0 else ""
 
 
 def same_precision(samples: list[Sample], eps: float) -> Judgement:
     """Question 2, in the tested dtype: is it as accurate as the builtin?
 
     error ≤ m · max(the builtin's error, P) + ½ · eps · rms(y), in the maximum norm and as root mean
-    square, median over the seeds; P the oracle's response to ±1 ulp of the dtype.
+    square, median over the seeds; P the oracle's response to ±1 ulp of the dtype. Where P is so
+    large that this would let everything pass, 1.25 times the builtin's error decides if that says
+    enough, and nothing is concluded otherwise.
     """
-    return _worst([_same_precision(samples, eps, norm) for norm in ("max", "rms")])
+    return worst(_same_precision(samples, eps, norm) for norm in ("max", "rms"))
 
 
 def _same_precision(samples: list[Sample], eps: float, norm: str) -> Judgement:
-    errors, builtins, bounds, sources = [], [], [], []
+    errors, builtins, bounds, sources, floors = [], [], [], [], []
     for s in samples:
-        scale = max(size_of(s.oracle), s.scale or 0) or 1.0
+        scale = _scale(s)
         margin = MARGIN_SMALL if (s.independent or s.oracle.size) < SMALL else MARGIN
         builtin = math.nan if s.builtin is None else distance(s.builtin, s.oracle, norm) / scale
         response = max((distance(r, s.oracle, norm) for r in s.responses), default=0.0) / scale
         # where values cancel, what is rounded is as large as what they cancel from
         rounding = eps / 2 * max(size_of(s.oracle, "rms"), s.scale or 0) / scale
-        yardstick = response if not math.isfinite(builtin) else max(builtin, response)
+        # without a builtin nothing else tells what it costs to round the values themselves
+        yardstick = max(rounding if s.builtin is None else 0.0, response)
+        if math.isfinite(builtin):
+            yardstick = max(builtin, response)
         errors.append(distance(s.candidate, s.oracle, norm) / scale)
         builtins.append(builtin)
         bounds.append(margin * yardstick + rounding)
+        floors.append(response)
         sources.append(f"{margin:g}·{'P' if yardstick == response else 'builtin'}+½eps, {norm}")
-    # the seed in the middle, by how much of its bound it uses
-    order = sorted(range(len(samples)), key=lambda i: errors[i] / (bounds[i] or 1e-300))
-    middle = order[(len(order) - 1) // 2]
-    error, bound, rule = errors[middle], bounds[middle] or 1e-300, sources[middle]
+    bounds = [bound or 1e-300 for bound in bounds]
+    middle, note = in_the_middle(errors, bounds)
+    error, bound, rule, floor = errors[middle], bounds[middle], sources[middle], floors[middle]
     builtin = median(builtins) if not any(map(math.isnan, builtins)) else math.nan
-    if bound >= 1:
-        return Judgement(error, builtin, bound, rule, INCONCLUSIVE, "noise as large as the values")
-    if not all(map(math.isfinite, errors)):
-        return Judgement(math.inf, builtin, bound, rule, ANOTHER, "NaN, ∞ or shapes differ")
-    note = "the builtin is exact" if builtin == 0 and error > 0 else ""
-    verdict = _verdict(error <= bound, median(errors), builtin, WORSE)
-    return Judgement(error, builtin, bound, rule, verdict, note)
+    known = math.isfinite(floor)
+    if bound >= 1 and known and error <= max(OWN * builtin, eps) < TELLS:
+        bound, rule = max(OWN * builtin, eps), f"{OWN}·builtin, {norm}"
+        verdict = _verdict(True, median(errors), builtin, WORSE)
+    elif bound >= 1 and known and error == _held(samples[middle], eps, norm):
+        verdict, note = AS_GOOD, "the oracle's values, as the dtype holds them"
+    elif bound >= 1:
+        verdict, note = INCONCLUSIVE, "noise as large as the values"
+    elif not all(map(math.isfinite, errors)):
+        middle = max(range(len(errors)), key=errors.__getitem__)
+        error, verdict, note = math.inf, ANOTHER, "NaN, ∞ or shapes differ"
+    else:
+        verdict = _verdict(error <= bound, median(errors), builtin, WORSE)
+        note = "; ".join(filter(None, (_odd(error, builtin), note)))
+    return Judgement(error, builtin, bound, rule, verdict, note, floor, middle)
+
+
+def _held(sample: Sample, eps: float, norm: str) -> float:
+    """Return the error of the oracle's own values in the dtype: all of it, where it underflows."""
+    kind = np.float16 if eps == np.finfo(np.float16).eps else np.float32
+    return distance(sample.oracle.astype(kind), sample.oracle, norm) / _scale(sample)
+
+
+def in_the_middle(errors: Sequence[float], bounds: Sequence[float]) -> tuple[int, str]:
+    """Return which seed is in the middle by its share of the bound, and what the worst one has.
+
+    Example:
+        >>> in_the_middle([1.0, 9.0, 2.0], [4.0, 4.0, 4.0])
+        (2, 'seed 1 has 2.2 bounds')
+    """
+    used = [error / bound for error, bound in zip(errors, bounds, strict=True)]
+    order = sorted(range(len(used)), key=used.__getitem__)
+    middle, last = order[(len(order) - 1) // 2], order[-1]
+    over = used[middle] <= 1 < used[last]
+    return middle, f"seed {last} has {used[last]:.2g} bounds" if over else ""
 
 
 def own_target(samples: list[Sample], eps: float) -> Judgement:
@@ -158,7 +203,7 @@ def own_target(samples: list[Sample], eps: float) -> Judgement:
     In the maximum norm over max |y|, the seed in the middle. A quantity that is 0 but for the
     oracle's own rounding is measured against what cancels in it.
     """
-    errors, builtins, bounds = [], [], []
+    errors, builtins, bounds, floors = [], [], [], []
     for s in samples:
         size, terms = size_of(s.oracle), s.scale or 0.0
         scale = (size if size > NOTHING * terms else terms) or 1.0
@@ -166,13 +211,15 @@ def own_target(samples: list[Sample], eps: float) -> Judgement:
         errors.append(distance(s.candidate, s.oracle) / scale)
         builtins.append(builtin)
         bounds.append(max(OWN * builtin, eps) if math.isfinite(builtin) else eps)
-    order = sorted(range(len(samples)), key=lambda i: errors[i] / bounds[i])
-    middle = order[(len(order) - 1) // 2]
+        floors.append(max((distance(r, s.oracle) for r in s.responses), default=math.nan) / scale)
+    middle, note = in_the_middle(errors, bounds)
     error, builtin, bound = errors[middle], builtins[middle], bounds[middle]
     rule = "eps" if bound == eps else f"{OWN}·builtin"
-    return Judgement(
-        error, builtin, bound, rule, _verdict(error <= bound, error, builtin, WORSE)
-    )  # fmt: skip
+    verdict = _verdict(error <= bound, error, builtin, WORSE)
+    note = "; ".join(filter(None, (_odd(error, builtin, False), note)))
+    if error > eps and floors[middle] >= 1 and verdict in PASSING:
+        verdict, note = INCONCLUSIVE, "noise as large as the values"
+    return Judgement(error, builtin, bound, rule, verdict, note, floors[middle], middle)
 
 
 def well_conditioned(quantities: Iterable[list[Sample]]) -> bool:
@@ -187,14 +234,15 @@ def well_conditioned(quantities: Iterable[list[Sample]]) -> bool:
 def beside_builtin(samples: list[Sample]) -> Judgement:
     """In float64, in a well conditioned case: the builtin to 1e-12, for every seed."""
     judged = []
-    for s in samples:
+    for seed, s in enumerate(samples):
         gap, error = math.inf, math.nan
         if s.builtin is not None:
             gap = distance(s.candidate, np.asarray(s.builtin, dtype=np.longdouble)) / _scale(s)
             error = distance(s.builtin, s.oracle) / _scale(s)
         verdict = AS_GOOD if gap <= BESIDE else ANOTHER
-        judged.append(Judgement(gap, error, BESIDE, "builtin to 1e-12", verdict))
-    return _worst(judged)
+        rule, floor = "builtin to 1e-12", _response(s)
+        judged.append(Judgement(gap, error, BESIDE, rule, verdict, "", floor, seed))
+    return worst(judged)
 
 
 def _scale(sample: Sample) -> float:
@@ -216,7 +264,8 @@ def same_bits(samples: list[Sample]) -> Judgement:
         else distance(s.candidate, np.asarray(s.builtin, dtype=np.longdouble)) for s in samples
     ]  # fmt: skip
     gap = max(gaps)
-    return Judgement(gap, 0.0, 0.0, "bitwise", AS_GOOD if gap == 0 else ANOTHER)
+    verdict = AS_GOOD if gap == 0 else ANOTHER
+    return Judgement(gap, 0.0, 0.0, "bitwise", verdict, seed=gaps.index(gap))
 
 
 def _verdict(holds: bool, error: float, builtin: float, otherwise: str) -> str:

@@ -7,12 +7,22 @@ against the size of the value and the distance that it has travelled so far, aft
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from verification.report import ANOTHER, AS_GOOD, BETTER, INCONCLUSIVE, PASSING, WORSE
-from verification.tolerance import CLEARLY, OWN, RESPONSE_64, Judgement, Sample, distance
+from verification.tolerance import (
+    CLEARLY,
+    OWN,
+    RESPONSE_64,
+    Judgement,
+    Sample,
+    distance,
+    in_the_middle,
+    worst,
+)
 
 TO_BUILTIN, TO_ORACLE = 1e-12, 1e-11  # in float64: 200 steps of a few roundings each are 1e-14
 SCALE = "(norm + distance)"
@@ -46,10 +56,11 @@ def drift(values: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
 def beside_builtin(samples: list[Sample]) -> Judgement:
     """In float64: the builtin's trajectory to 1e-12 of size and distance, for every seed."""
-    error = max(drift(s.candidate, s.builtin) for s in samples if s.builtin is not None)
-    builtin = max(_builtins(s) for s in samples)
+    drifts = [drift(s.candidate, s.builtin) for s in samples if s.builtin is not None]
+    error, builtin = max(drifts), max(_builtins(s) for s in samples)
     verdict = AS_GOOD if error <= TO_BUILTIN else ANOTHER
-    return Judgement(error, builtin, TO_BUILTIN, f"builtin to {TO_BUILTIN:.0e}·{SCALE}", verdict)
+    rule = f"builtin to {TO_BUILTIN:.0e}·{SCALE}"
+    return Judgement(error, builtin, TO_BUILTIN, rule, verdict, seed=drifts.index(error))
 
 
 def beside_oracle(samples: list[Sample]) -> Judgement:
@@ -58,16 +69,18 @@ def beside_oracle(samples: list[Sample]) -> Judgement:
     Or to 30 times the oracle's response to ±1 ulp, where that is more: where decay outweighs the
     gradients, steps of a set length jump to and fro about zero, and every rounding grows.
     """
-    judged = []
-    for s in samples:
-        error, builtin = drift(s.candidate, s.oracle), _builtins(s)
-        bound, limit = TO_ORACLE, f"{TO_ORACLE:.0e}"
-        response = _response(s) if error > bound else 0.0  # asked only then: it takes long
-        if RESPONSE_64 * response > bound:
-            bound, limit = RESPONSE_64 * response, f"{RESPONSE_64}·P64"
-        verdict = INCONCLUSIVE if bound > 1e-3 else _verdict(error, builtin, bound, ANOTHER)
-        judged.append(Judgement(error, builtin, bound, f"oracle to {limit}·{SCALE}", verdict))
-    return max(judged, key=lambda j: (j.verdict not in PASSING, j.error / j.bound))
+    judged = worst(_beside_oracle(sample, seed) for seed, sample in enumerate(samples))
+    return replace(judged, floor=_response(samples[judged.seed or 0]))
+
+
+def _beside_oracle(sample: Sample, seed: int) -> Judgement:
+    error, builtin = drift(sample.candidate, sample.oracle), _builtins(sample)
+    bound, limit = TO_ORACLE, f"{TO_ORACLE:.0e}"
+    response = _response(sample) if error > bound else 0.0  # asked only then: it takes long
+    if RESPONSE_64 * response > bound:
+        bound, limit = RESPONSE_64 * response, f"{RESPONSE_64}·P64"
+    verdict = INCONCLUSIVE if bound > 1e-3 else _verdict(error, builtin, bound, ANOTHER)
+    return Judgement(error, builtin, bound, f"oracle to {limit}·{SCALE}", verdict, seed=seed)
 
 
 def own_precision(samples: list[Sample], eps: float) -> Judgement:
@@ -77,12 +90,14 @@ def own_precision(samples: list[Sample], eps: float) -> Judgement:
     """
     errors = [drift(s.candidate, s.oracle) for s in samples]
     builtins = [_builtins(s) for s in samples]
-    bounds = [max(OWN * builtin, eps) for builtin in builtins]
-    order = sorted(range(len(samples)), key=lambda i: errors[i] / bounds[i])
-    middle = order[(len(order) - 1) // 2]
+    bounds = [max(OWN * builtin, eps) if math.isfinite(builtin) else eps for builtin in builtins]
+    middle, note = in_the_middle(errors, bounds)
     error, builtin, bound = errors[middle], builtins[middle], bounds[middle]
     rule = f"oracle to eps·{SCALE}" if bound == eps else f"{OWN}·builtin"
-    return Judgement(error, builtin, bound, rule, _verdict(error, builtin, bound, WORSE))
+    verdict, floor = _verdict(error, builtin, bound, WORSE), _response(samples[middle])
+    if error > eps and floor >= 1 and verdict in PASSING:
+        verdict, note = INCONCLUSIVE, "noise as large as the values"
+    return Judgement(error, builtin, bound, rule, verdict, note, floor, middle)
 
 
 def _builtins(sample: Sample) -> float:

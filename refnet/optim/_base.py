@@ -23,7 +23,10 @@ from torch.optim.optimizer import (
     _use_grad_for_differentiable,
 )
 
+from refnet import backend
+from refnet._compile import Kernel
 from refnet.optim._arithmetic import add
+from refnet.optim._plan import Plan
 
 __all__ = [
     "Group",
@@ -81,10 +84,14 @@ class Optimizer(torch.optim.Optimizer):
     # Options that older checkpoints, or torch's own, don't have, and what they mean there.
     added_later: ClassVar[dict[str, Any]] = {}
     counts_steps: ClassVar[bool] = True
+    # The rule as a compiled loop, and the names of state in the order of its arguments.
+    kernel: ClassVar[Kernel | None] = None
+    rows: ClassVar[tuple[str, ...]] = ()
     sparse_error: ClassVar[str] = ""  # empty: sparse gradients are taken
     foreach_differentiable: ClassVar[bool] = False
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        self._plans: dict[int, Plan] = {}  # by index of the group
         super().__init__(params, defaults)
         if defaults.get("fused"):
             self._step_supports_amp_scaling = True  # asks GradScaler for grad_scale and found_inf
@@ -95,6 +102,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._plans = {}
         for group in self.param_groups:
             for name, value in self.added_later.items():
                 group.setdefault(name, value)
@@ -127,15 +135,23 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        for index, group in enumerate(self.param_groups):
             params = [param for param in group["params"] if param.grad is not None]
-            for param in params:
-                self._prepare(param, group)
+            forced = backend.forced() if backend.is_plain() else backend.REFERENCE
+            plan = None if forced == backend.REFERENCE else self._old_plan(index, params, group)
+            if plan is None:
+                for param in params:
+                    self._prepare(param, group)
             self._check(params, group)
             if self._unscaled(params):
                 options = _scalars(group, self.defaults)
-                for param in params:
+                if params and forced != backend.REFERENCE:
+                    plan = plan or self._new_plan(index, params, group, forced)
+                if plan is not None:
+                    plan.run(self._numbers(options))
+                for param in params if plan is None else plan.left:
                     self._step_one(param, param.grad, options)
+                self._note(plan, params)
         return loss
 
     def _check_graph_capture(self) -> None:
@@ -158,6 +174,10 @@ class Optimizer(torch.optim.Optimizer):
                 self.state[param]["step"] = _step_count(0.0, param, group)
             for name in self._state_names(group):
                 self.state[param][name] = self._initial(param)
+        if self.counts_steps and not isinstance(self.state[param]["step"], Tensor):
+            raise RuntimeError(
+                "API has changed, `state_steps` argument must contain a list of singleton tensors"
+            )
 
     def _check(self, params: list[Tensor], group: Group) -> None:
         """Raise torch's errors for options that its implementations don't combine."""
@@ -186,6 +206,52 @@ class Optimizer(torch.optim.Optimizer):
             for param in params:
                 param.grad.div_(scale.to(param.device))  # type: ignore[union-attr]
         return True
+
+    def _old_plan(self, index: int, params: list[Tensor], group: Group) -> Plan | None:
+        """Return the plan of an earlier step for a group, if it still holds."""
+        plan = self._plans.get(index)
+        if plan is None:
+            return None
+        grads: list[Any] = [param.grad for param in params]
+        get = self.state.get
+        states = [get(param, {}) for param in params] if self._keeps_state(group) else []
+        return plan if plan.holds(self._state_names(group), params, grads, states) else None
+
+    def _new_plan(
+        self, index: int, params: list[Tensor], group: Group, forced: str
+    ) -> Plan | None:
+        """Return which parameters a kernel updates; None for none.
+
+        Raises:
+            NotImplementedError: it doesn't update all, and somebody forces a backend.
+        """
+        plan, reason = None, ""
+        if self.kernel is None or forced == backend.CUDA:
+            reason = "it has no such implementation"
+        elif group["differentiable"] or group.get("capturable"):
+            reason = "a differentiable or capturable step"
+        else:
+            grads: list[Any] = [param.grad for param in params]
+            states = [self.state[p] for p in params] if self._keeps_state(group) else []
+            names = self._state_names(group)
+            plan = Plan(self.kernel, self.rows, names, params, grads, states)
+            reason = plan.reason
+        if reason and forced != backend.AUTO:
+            raise backend.cannot(type(self).__name__, reason)
+        if plan is not None:
+            self._plans[index] = plan
+        return plan
+
+    def _note(self, plan: Plan | None, params: list[Tensor]) -> None:
+        left = params if plan is None else plan.left
+        if len(left) < len(params):
+            backend.ran(type(self).__name__, backend.CPU)
+        if left:
+            backend.ran(type(self).__name__, backend.REFERENCE)
+
+    def _numbers(self, group: Group) -> tuple[Any, ...]:
+        """Return the kernel's last arguments."""
+        raise NotImplementedError
 
     def _step_one(self, param: Tensor, grad: Tensor, group: Group) -> None:
         names = self._state_names(group)
@@ -283,6 +349,9 @@ def _count(step: Tensor, group: Group) -> Any:
 
 def _scalars(group: Group, options: Collection[str]) -> Group:
     """Return a group's options with numbers for tensors, or without dimensions if they stay."""
+    values = (*group.values(), *group.get("betas", ()))
+    if not any(issubclass(kind, Tensor) for kind in {*map(type, values)}):
+        return group
 
     def scalar(name: str, value: Any) -> Any:
         if isinstance(value, tuple | list):

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from refnet.optim import cpu
 from refnet.optim._arithmetic import Scalar, addcdiv, addcmul, lerp
 from refnet.optim._base import (
     Group,
@@ -86,6 +87,8 @@ class Adam(Optimizer):
     Source: lecture, "Adam (Adaptive Moment Estimation) optimization algorithm".
     """
 
+    kernel = cpu.adam
+    rows = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     sparse_error = "Adam does not support sparse gradients, please consider SparseAdam instead"
     added_later: ClassVar = {
         "amsgrad": False,
@@ -149,6 +152,13 @@ class Adam(Optimizer):
         if params and group["fused"] and group["differentiable"]:
             raise RuntimeError("Adam with fused=True does not support differentiable=True")
         super()._check(params, group)
+
+    def _numbers(self, group: Group) -> tuple[Any, ...]:
+        betas, decoupled = group["betas"], group["decoupled_weight_decay"]
+        return (
+            group["lr"], *betas, group["eps"], group["amsgrad"],
+            group["weight_decay"], decoupled, group["maximize"],
+        )  # fmt: skip
 
     def _update(
         self, w: Tensor, dw: Tensor, state: State, t: Any, group: Group

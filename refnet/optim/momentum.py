@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from refnet.optim import cpu
 from refnet.optim._arithmetic import Scalar, add
 from refnet.optim._base import (
     Group,
@@ -62,6 +63,8 @@ class Momentum(Optimizer):
     momentum buffers laid in before the first step, it is this rule to the last bit.
     """
 
+    kernel = cpu.momentum_rule
+    rows = ("momentum_buffer",)
     sparse_error = "Momentum does not support sparse gradients"
 
     def __init__(
@@ -93,6 +96,12 @@ class Momentum(Optimizer):
 
     def _state_names(self, group: Group) -> list[str]:
         return ["momentum_buffer"]
+
+    def _numbers(self, group: Group) -> tuple[Any, ...]:
+        return (
+            group["lr"], group["momentum"], group["bias_correction"],
+            group["weight_decay"], group["maximize"],
+        )  # fmt: skip
 
     def _update(
         self, w: Tensor, dw: Tensor, state: State, t: Any, group: Group

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from refnet.optim import cpu
 from refnet.optim._arithmetic import Scalar, add, addcdiv, addcmul, lerp
 from refnet.optim._base import (
     Group,
@@ -91,6 +92,8 @@ class RMSprop(Optimizer):
     ε' ≈ ε / (2√S) where S ≫ ε.
     """
 
+    kernel = cpu.rmsprop
+    rows = ("square_avg", "momentum_buffer", "grad_avg")
     sparse_error = "RMSprop does not support sparse gradients"
     added_later: ClassVar = {
         "momentum": 0,
@@ -144,6 +147,12 @@ class RMSprop(Optimizer):
         names += ["momentum_buffer"] if group["momentum"] > 0 else []
         names += ["grad_avg"] if group["centered"] else []
         return names
+
+    def _numbers(self, group: Group) -> tuple[Any, ...]:
+        return (
+            group["lr"], group["alpha"], group["eps"], group["momentum"], group["centered"],
+            group["eps_inside_root"], group["weight_decay"], group["maximize"],
+        )  # fmt: skip
 
     def _update(
         self, w: Tensor, dw: Tensor, state: State, t: Any, group: Group

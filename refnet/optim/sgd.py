@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from refnet.optim import cpu
 from refnet.optim._arithmetic import Scalar, add
 from refnet.optim._base import (
     Group,
@@ -78,6 +79,8 @@ class SGD(Optimizer):
     step. With `differentiable`, the first momentum buffer hangs on the gradient that it is.
     """
 
+    kernel = cpu.sgd
+    rows = ("momentum_buffer",)
     counts_steps = False
     foreach_differentiable = True
     added_later: ClassVar = {
@@ -126,6 +129,12 @@ class SGD(Optimizer):
 
     def _initial(self, param: Tensor) -> None:
         return None
+
+    def _numbers(self, group: Group) -> tuple[Any, ...]:
+        return (
+            group["lr"], group["momentum"], group["dampening"], group["nesterov"],
+            group["weight_decay"], group["maximize"],
+        )  # fmt: skip
 
     def _update(
         self, w: Tensor, dw: Tensor, state: State, t: Any, group: Group

@@ -87,10 +87,10 @@ def test_a_wrong_running_variance_is_all_that_fails(builtin: Runs) -> None:
 
 
 def test_another_mask_fails(builtin: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other_mask(input: Any, p: float) -> Any:
+    def other_mask(input: Any, p: float, name: str) -> Any:
         return torch.rand_like(input) >= p
 
-    monkeypatch.setattr(lockstep, "next_mask", other_mask)
+    monkeypatch.setattr("verification.lockstep.next_mask", other_mask)
     assert not judge("mlp", builtin).passed
 
 

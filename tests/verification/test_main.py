@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from verification import suite
 from verification.__main__ import main
+from verification.parts import run_here
 from verification.report import Row
 from verification.suite import Part
 
@@ -27,6 +30,7 @@ BAD = replace(GOOD, subject="bad", verdict="another function", note="half the γ
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("verification.commands.suite.CORES", 1)  # where the suite is replaced
     return tmp_path
 
 
@@ -220,7 +224,8 @@ def test_options_are_handed_to_the_suite(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(suite, "parts", parts)
     main(["--quick"])
     main(["--device", "cpu:0"])
-    assert seen == [{"quick": True, "device": "cpu"}, {"quick": False, "device": "cpu:0"}]
+    first, second = {"quick": True, "device": "cpu"}, {"quick": False, "device": "cpu:0"}
+    assert seen == [first, first, second, second]  # for the names, and to run them
 
 
 def test_the_real_command_prints_the_rows_of_an_op(here: Path) -> None:
@@ -248,3 +253,176 @@ def test_every_row_on_demand(small: list[str], capsys: Capture) -> None:
             patch.setattr(suite, "parts", lambda **_: [many])
             assert main(arguments) == 0
         assert capsys.readouterr().out.count("good: case") == count
+
+
+def test_the_parts_run_in_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    seen: list[dict[str, object]] = []
+
+    def apart(make: Callable[[], list[Part]], **options: object) -> list[list[Row]]:
+        parts = make()
+        seen.append({**options, "names": [part.name for part in parts]})
+        return [[GOOD], []]
+
+    monkeypatch.setattr("verification.commands.suite.run_apart", apart)
+    assert main(["relu", "tanh", "relu", "--jobs", "8", "--threads", "2"]) == 1
+    (options,) = seen
+    assert (options["names"], options["jobs"], options["threads"]) == (["relu", "tanh"], 2, 2)
+    assert list(options["order"]) == [1, 0]  # type: ignore[call-overload]
+    assert "nothing was checked" in capsys.readouterr().out
+    assert written() == ["good", "tanh"]  # a part without rows fails
+
+
+def test_suite_is_a_command_too(small: list[str]) -> None:
+    assert main(["suite", "good"]) == 0
+    assert small == ["good"]
+
+
+def test_html_goes_to_a_file(small: list[str], capsys: Capture) -> None:
+    assert main(["good", "--html", "a/page.html"]) == 0
+    assert "<html" in Path("a/page.html").read_text("utf-8")
+    assert "HTML: a/page.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["mutants", "false-alarms", "models"])
+def test_commands_of_other_modules_get_their_arguments(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    class Module:
+        @staticmethod
+        def main(arguments: list[str]) -> int:
+            seen.append(arguments)
+            return 5
+
+    monkeypatch.setattr("verification.__main__.import_module", {MODULES[name]: Module}.__getitem__)
+    assert main([name, "--quick", "x"]) == 5
+    assert seen == [["--quick", "x"]]
+
+
+MODULES = {
+    "mutants": "verification.kill_matrix",
+    "false-alarms": "verification.false_alarms",
+    "models": "verification.models",
+}
+
+
+@pytest.mark.parametrize("command", ["op", "optimizer"])
+def test_every_command_has_a_help_with_examples(command: str, capsys: Capture) -> None:
+    for arguments in (["--help"], [command, "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0
+        assert f"python -m verification {command} " in capsys.readouterr().out
+
+
+MINE = """\
+import torch
+
+def relu(input, inplace=False):
+    return torch.relu_(input) if inplace else torch.relu(input)
+
+def leaky(input, inplace=False):
+    return torch.where(input > 0, input, 0.01 * input)
+
+class SGD(torch.optim.SGD):
+    pass
+
+number = 3
+"""
+
+
+@pytest.fixture
+def mine(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A user's file, in a folder whose name a shell would split."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (here / "my ops").mkdir()
+    (here / "my ops" / "mine_of_the_user.py").write_text(MINE)
+    yield "my ops/mine_of_the_user.py"
+    sys.modules.pop("mine_of_the_user", None)
+
+
+@pytest.fixture
+def within(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run what has processes of its own within this one: the tests of those are elsewhere."""
+
+    def apart(make: Callable[[], list[Part]], **options: Any) -> list[list[Row]]:
+        return run_here(make(), limit=options["limit"])
+
+    monkeypatch.setattr("verification.commands.candidate.run_apart", apart)
+
+
+def test_the_real_command_runs_a_users_op(mine: str) -> None:
+    words = ["op", f"{mine}:leaky", "--like", "relu", "--case", "easy"]
+    done = subprocess.run(
+        [sys.executable, "-m", "verification", *words], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert any(line.startswith("smallest: dims=1 ") for line in lines)
+
+
+@pytest.mark.usefixtures("within")
+def test_the_command_that_is_printed_repeats_the_failure(mine: str, capsys: Capture) -> None:
+    words = ["op", f"{mine}:leaky", "--like", "relu", "--case", "0, inf, NaN", "--json", "1"]
+    assert main(words) == 1
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    repeats = [line.removeprefix("repeat:").strip() for line in lines if line.startswith("repeat")]
+    assert repeats[0].startswith(f"python -m verification op '{mine}:leaky' --like relu --case")
+    row = json.loads(Path("1").read_text("utf-8"))["rows"][0]
+    again = shlex.split(row["repeat"])
+    assert again[:3] == ["python", "-m", "verification"]
+    assert main([*again[3:], "--json", "2", "--no-shrink"]) == 1
+    found = json.loads(Path("2").read_text("utf-8"))["rows"]
+    same = ("case", "quantity", "dtype", "seed", "error", "verdict")
+    assert [row[name] for name in same] in [[other[name] for name in same] for other in found]
+    smallest = shlex.split(repeats[1])
+    assert smallest[4] == f"{mine}:leaky"
+    assert main([*smallest[3:], "--no-shrink"]) == 1
+
+
+@pytest.mark.usefixtures("within")
+def test_a_right_optimizer_exits_with_0(mine: str, capsys: Capture) -> None:
+    words = ["optimizer", f"{mine}:SGD", "--like", "SGD", "--case", "lr=0.1", "--html", "p"]
+    assert main(words) == 0
+    assert "repeat" not in capsys.readouterr().out
+    assert "<html" in Path("p").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no.such:relu"], "cannot import no.such: ModuleNotFoundError: No module named 'no'"),
+        (["my ops/none.py:relu"], "there is no file my ops/none.py"),
+        (["{mine}:none"], "{mine} has no 'none'"),
+        (["{mine}:number"], "candidate must be callable, got 3"),
+        (["relu"], "expected module:name or path/to/file.py:name, got 'relu'"),
+        (["{mine}:relu", "--like", "gelu"], "like must be one of batch_norm, BatchNorm, "),
+        (["{mine}:relu", "--profile", "fast"], "profile must be one of quick, full, got 'fast'"),
+        (["{mine}:relu", "--dtype", "int8"], "dtypes must be one of float64, "),
+        (["{mine}:relu", "--seeds", "0"], "seeds must be at least one, none below 0, got []"),
+        (["{mine}:relu", "--time-limit", "-1"], "time_limit must be a positive number, got -1.0"),
+        (["{mine}:relu", "--case", "none"], "cases='none' is none of the cases of relu"),
+        (["{mine}:relu", "--device", "banana"], "--device banana: Expected one of cpu"),
+        (["{mine}:relu", "--json", "."], "--json .: Is a directory"),
+    ],
+)
+def test_wrong_usage_of_op_is_one_line(
+    arguments: list[str],
+    message: str,
+    mine: str,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing(make: Callable[[], list[Part]], **options: Any) -> list[list[Row]]:
+        return [[] for _ in make()]
+
+    monkeypatch.setattr("verification.commands.candidate.run_apart", nothing)
+    words = [word.format(mine=mine) for word in arguments]
+    assert main(["op", *([] if "--like" in words else ["--like", "relu"]), *words]) == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.startswith(f"python -m verification: {message.format(mine=mine)}")
+    assert len(found.err.splitlines()) == 1

@@ -185,12 +185,12 @@ def test_a_cotangent_changed_in_place_fails() -> None:
 def moving(buffer: str, change: Callable[[Tensor], Any]) -> Op:
     """The builtin batch norm, and then a change of a running statistic."""
 
-    def candidate(**arguments: Any) -> Tensor:
-        kept = {n: arguments[n].clone() for n in ("running_mean", "running_var")}
-        output = functional.batch_norm(**{**arguments, **kept})
-        arguments["running_mean"].copy_(kept["running_mean"])
-        arguments["running_var"].copy_(kept["running_var"])
-        change(arguments[buffer])
+    def candidate(input: Tensor, mean: Tensor, var: Tensor, *args: Any, **options: Any) -> Tensor:
+        kept = mean.clone(), var.clone()
+        output = functional.batch_norm(input, *kept, *args, **options)
+        mean.copy_(kept[0])
+        var.copy_(kept[1])
+        change({"running_mean": mean, "running_var": var}[buffer])
         return output
 
     return candidate
@@ -234,7 +234,8 @@ def test_nothing_is_left_out(name: str) -> None:
         wanted = expected(table, case.draw(np.random.default_rng(0)))
         rules = 2 if table.bitwise else 1
         for dtype in ("float32", "float64"):
-            found = [row.quantity for row in rows if row.dtype == dtype]
+            judged = [row for row in rows if row.quantity != "layout"]
+            found = [row.quantity for row in judged if row.dtype == dtype]
             if dtype not in case.dtypes or (case.hard and dtype == "float32"):
                 assert not found
                 continue
@@ -419,3 +420,145 @@ def test_to_numpy_copies(dtype: torch.dtype) -> None:
     tensor.zero_()
     assert array.tolist() == [1, 1]
     assert to_numpy(None) is None
+
+
+# What anybody's candidate may not do
+
+
+def notes(name: str, candidate: Op, case: str = "easy", **options: Any) -> set[str]:
+    rows = verify(name, candidate, case, **options)
+    assert {row.rule for row in rows} == {"runs"}
+    assert not any(row.passed for row in rows)
+    return {row.note for row in rows}
+
+
+RETURNS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "nothing": (lambda y: None, "TypeError: output is NoneType, expected a tensor"),
+    "a tuple": (lambda y: (y,), "TypeError: output is tuple, expected a tensor"),
+    "an array": (lambda y: y.detach().numpy(), "TypeError: output is ndarray, expected a tensor"),
+    "a number": (lambda y: 1.0, "TypeError: output is float, expected a tensor"),
+    "float32": (lambda y: y.float(), "TypeError: output is float32, the builtin's is float64"),
+    "integers": (lambda y: y.long(), "TypeError: output is int64, the builtin's is float64"),
+    "elsewhere": (lambda y: y.to("meta"), "ValueError: output is on meta, the builtin's on cpu"),
+    "one row": (
+        lambda y: y[:1], "ValueError: output is of shape [1, 20], the builtin's is [20, 20]"
+    ),
+    "no graph": (
+        lambda y: y.detach(),
+        "RuntimeError: the output has no gradient: it is cut off from the inputs",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", RETURNS)
+def test_what_is_wrong_with_a_result_is_said(wrong: str) -> None:
+    change, note = RETURNS[wrong]
+    assert notes("tanh", lambda z: change(functional.tanh(z)), dtypes=[F64]) == {note}
+
+
+def test_a_missing_gradient_is_named() -> None:
+    def candidate(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.linear(input, weight, bias.detach())
+
+    assert notes("linear", candidate) == {
+        "RuntimeError: grad bias is missing: the output does not depend on it"
+    }
+
+
+def test_a_changed_weight_or_cotangent_is_named() -> None:
+    def candidate(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        output = functional.linear(input, weight, bias)
+        weight.data.mul_(2)
+        return output
+
+    assert notes("linear", candidate) == {"RuntimeError: the argument 'weight' was changed"}
+
+
+class _Itself(torch.autograd.Function):
+    """An activation of the numbers where it has its own derivative, in the input's memory."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.save_for_backward(input)
+        return input.view_as(input)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        return grads[0] * (z > 0)
+
+
+def test_an_output_in_the_inputs_memory_fails() -> None:
+    found = notes("relu", _Itself.apply, dtypes=[F64])
+    assert found == {
+        "RuntimeError: the output lies in the memory of ['input'], the builtin's does not"
+    }
+    (eval_case,) = [c.name for c in TABLES["dropout"].cases if c.name == "p=0"]
+    copies = lambda *args, **options: BUILTINS["dropout"](*args, **options).clone()  # noqa: E731
+    Report(verify("dropout", copies, eval_case)).raise_if_failed()
+
+
+def test_first_arguments_are_passed_by_position() -> None:
+    Report(verify("tanh", lambda z: z.tanh(), "easy")).raise_if_failed()
+    Report(verify("linear", lambda a, w, bias=None: a @ w.T + bias, "easy")).raise_if_failed()
+    Report(verify("softmax", lambda z, dim: functional.softmax(z, dim), "easy")).raise_if_failed()
+    loss = lambda z, y, **options: functional.cross_entropy(z, y, **options)  # noqa: E731
+    Report(verify("cross_entropy", loss, ROWS["cross_entropy"])).raise_if_failed()
+
+
+def test_another_layout_is_told_and_passes_unless_it_is_our_own() -> None:
+    def candidate(input: Tensor) -> Tensor:
+        return functional.tanh(input.contiguous())
+
+    (case,) = [c for c in TABLES["tanh"].cases if c.layout == "channels-last"][:1]
+    table = replace(TABLES["tanh"], cases=(case,))
+    rows = collect(op_rows(table, candidate, seeds=1, dtypes=[F64])).rows
+    Report(rows).raise_if_failed()
+    (row,) = [row for row in rows if row.quantity == "layout"]
+    assert (row.rule, row.note[:8]) == ("builtin's strides", "strides ")
+    rows = collect(op_rows(table, candidate, seeds=1, dtypes=[F64], own=True)).rows
+    assert [row.quantity for row in Report(rows).failures] == ["layout"]
+    rows = collect(op_rows(table, functional.tanh, seeds=1, dtypes=[F64], own=True)).rows
+    assert "layout" not in {row.quantity for row in rows}
+
+
+def test_a_candidate_that_hangs_in_one_case_leaves_the_others() -> None:
+    def candidate(input: Tensor) -> Tensor:
+        while input.dim() == 4:
+            pass
+        return functional.tanh(input)
+
+    table = replace(TABLES["tanh"], cases=TABLES["tanh"].cases[:3])
+    parts = list(op_rows(table, candidate, seeds=1, time_limit=0.2))
+    assert [row.note for row in parts[1]] == ["TimeLimitExceeded: more than 0.2 s"]
+    assert all(row.passed for rows in (parts[0], parts[2]) for row in rows)
+
+
+def test_a_candidate_that_exits_or_switches_gradients_off_is_survived() -> None:
+    def leave(input: Tensor) -> Tensor:
+        raise SystemExit(3)
+
+    assert notes("tanh", leave) == {"SystemExit: 3"}
+
+    def switch(input: Tensor) -> Tensor:
+        output = functional.tanh(input)
+        torch.set_grad_enabled(False)
+        return output
+
+    Report(verify("tanh", switch, "easy")).raise_if_failed()
+    assert torch.is_grad_enabled()
+
+
+def test_seeds_are_numbers_or_names_and_rows_have_theirs() -> None:
+    count = 0
+
+    def candidate(input: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        return functional.tanh(input) * (1 + 1e-9 * (count == 2))
+
+    rows = verify("tanh", candidate, "easy", seeds=[3, 7, 8], dtypes=[F64])
+    assert {(row.quantity, row.seed) for row in Report(rows).failures} == {
+        ("output", 7), ("grad input", 7)
+    }  # fmt: skip
+    assert {row.floor > 0 for row in rows} == {True}

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from verification.report import Report, Row, collect
+from verification.report import Kill, KillMatrix, Report, Row, collect
 
 NAN, INF = float("nan"), float("inf")
-GOOD = Row("relu", "easy", "output", "float64", 1e-16, 2e-16, 1e-11, "1e-11", "as good")
+GOOD = Row(
+    "relu", "easy", "output", "float64", 1e-16, 2e-16, 1e-11, "1e-11", "as good",
+    floor=3e-17, seed=4, margin=12.5, nearest="slope 1.01",
+)  # fmt: skip
 BAD = replace(GOOD, case="offset γ", error=0.5, verdict="another function", note="a note")
 
 
@@ -90,6 +93,15 @@ def test_json_holds_the_rows_and_the_verdict(rows: list[Row], passed: bool) -> N
     assert loaded["passed"] is passed
 
 
+def test_json_holds_the_title_the_settings_and_the_kills() -> None:
+    kills = KillMatrix("abc", [Kill("relu", "zeros", "trivial candidate", "quick", [BAD])])
+    loaded = strict(Report([GOOD], "mine", kills, {"seeds": (0, 1), "limit": INF}).to_json())
+    assert (loaded["title"], loaded["settings"]) == ("mine", {"seeds": [0, 1], "limit": None})
+    assert loaded["kills"]["settings"] == "abc"
+    assert [Row(**row) for row in loaded["kills"]["kills"][0]["caught"]] == [BAD]
+    assert strict(Report([GOOD]).to_json())["kills"] is None
+
+
 def test_json_names_the_environment() -> None:
     environment = strict(Report([GOOD]).to_json())["environment"]
     wanted = {"torch", "numpy", "python", "platform", "processor", "device", "threads"}
@@ -136,3 +148,29 @@ def test_brackets_are_no_markup(note: str) -> None:
 
 def test_collect_joins_the_parts() -> None:
     assert collect(iter([[GOOD], [], [BAD, GOOD]])).rows == [GOOD, BAD, GOOD]
+
+
+def test_a_failure_says_how_to_repeat_it() -> None:
+    command = "python -m verification op mine:f --like relu --case 'offset γ'"
+    with pytest.raises(AssertionError) as caught:
+        Report([GOOD, replace(BAD, repeat=command)]).raise_if_failed()
+    assert str(caught.value).splitlines()[1].split("repeat: ") == ["    ", command]
+    assert f"- `{command}`" in Report([GOOD, replace(BAD, repeat=command)]).to_markdown()
+
+
+def test_markdown_has_the_counts_the_rows_and_the_planted_bugs() -> None:
+    caught = Kill("relu", "zeros", "trivial candidate", "quick", [BAD])
+    survivor = Kill("relu", "slope | 1.01", "planted bug", "full")
+    text = Report([GOOD, BAD], "my relu", KillMatrix("abc", [caught, survivor])).to_markdown()
+    lines = text.splitlines()
+    assert lines[:3] == ["# my relu", "", "**Failed.** 2 rows: 1 as good, 1 another function"]
+    table = [line.split(" | ") for line in lines if line.startswith("| relu")]
+    assert len(table) == 1  # the failures of a group stand for it
+    assert len(table[0]) == len(lines[4].split(" | "))
+    assert table[0][-1].startswith("another function a note (12.5 bounds from the bug: slope 1.01)")
+    assert "1 of 2 planted bugs are caught (settings abc)." in lines
+    assert "- survives: relu, slope | 1.01" in lines
+
+
+def test_a_bar_does_not_split_a_cell() -> None:
+    assert r"a\|b" in Report([replace(BAD, note="a|b")]).to_markdown()

@@ -202,7 +202,11 @@ def test_bound_of_the_precision(found: Sample, norm: str, bound: float) -> None:
         (sample(1e-6, builtin=1.3e-6), BETTER),
         (sample(1e-6, builtin=1e-9), WORSE),
         (sample(0.2, builtin=0.2), INCONCLUSIVE),
-        (sample(0.0, response=0.2), INCONCLUSIVE),
+        (sample(0.1, response=0.2), INCONCLUSIVE),
+        (sample(0.1, builtin=0.2, response=0.2), INCONCLUSIVE),
+        (sample(0.1, builtin=0.09, response=0.2), AS_GOOD),
+        (sample(0.2, builtin=0.09, response=0.2), INCONCLUSIVE),
+        (sample(0.0, response=0.2), AS_GOOD),
         (sample(0.0, response=INF), INCONCLUSIVE),
         (sample(NAN, builtin=1e-6), ANOTHER),
         (sample(INF, builtin=1e-6), ANOTHER),
@@ -211,6 +215,42 @@ def test_bound_of_the_precision(found: Sample, norm: str, bound: float) -> None:
 )
 def test_verdict_on_the_precision(found: Sample, verdict: str) -> None:
     assert same_precision([found], EPS).verdict == verdict
+
+
+def test_where_the_dtype_holds_nothing_nothing_is_right() -> None:
+    tiny = exact([1e-12, 3e-12])
+    zeros = np.zeros(2)
+    underflow = Sample(zeros, zeros, tiny, [tiny])
+    assert same_precision([underflow], 2.0**-10).verdict == AS_GOOD
+    assert same_precision([underflow], 2.0**-23).verdict == INCONCLUSIVE
+    other = replace(underflow, candidate=zeros + 1e-12)
+    assert same_precision([other], 2.0**-10).verdict == INCONCLUSIVE
+
+
+def test_the_floor_and_the_seed_that_decided_are_told() -> None:
+    samples = [sample(e, builtin=1e-6, response=r) for e, r in ((1e-7, 0.1e-6), (3e-7, 3e-6))]
+    worst = same_algorithm([sample(response=1e-12), sample(1e-9, response=2e-12)])
+    assert (worst.seed, worst.floor) == (1, pytest.approx(2e-12, rel=1e-3))
+    middle = own_target([samples[0], samples[1], sample(5e-6, 1e-6)], EPS)
+    assert (middle.seed, middle.note) == (1, "seed 2 has 4 bounds")
+    assert middle.floor == pytest.approx(3e-6, rel=1e-3)
+    assert (
+        same_bits([Sample(ONE, ONE, exact(ONE), []), Sample(ONE + 1, ONE, exact(ONE), [])]).seed
+        == 1
+    )
+    assert beside_builtin([sample(), sample(1e-9)]).seed == 1
+
+
+def test_a_builtin_that_is_no_number_is_mentioned() -> None:
+    found = [sample(builtin=NAN)]
+    for judged in (same_algorithm(found), same_precision(found, EPS), own_target(found, EPS)):
+        assert (judged.verdict, judged.note[:15]) == (BETTER, "the builtin is ")
+
+
+def test_noise_as_large_as_the_values_is_never_good() -> None:
+    noise = sample(0.5, builtin=0.5, response=2.0)
+    for judged in (same_algorithm([noise]), same_precision([noise], EPS), own_target([noise], EPS)):
+        assert judged.verdict == INCONCLUSIVE
 
 
 @pytest.mark.parametrize(

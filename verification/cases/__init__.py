@@ -7,14 +7,14 @@ draw has a random cotangent: summing an output instead hides a backward that ret
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from verification.cases.pairs import Options
+from verification.cases.pairs import Options, Values
 
 Arrays = dict[str, Any]  # name -> array, or None for an absent optional tensor
 Draw = Callable[[np.random.Generator], Arrays]
@@ -38,7 +38,8 @@ class Case:
         wide: whether a half-precision input meets parameters and statistics in float32.
         hard: whether rounding the input changes everything, so that below float64 refnet's own
             target alone can be asked for.
-        values: by which values of the op's options the case counts for the coverage of pairs.
+        values: by which values of the op's options the case counts for the coverage of pairs; of a
+            case that `OpTable.make` made of more parameters, all of them.
     """
 
     name: str
@@ -67,6 +68,8 @@ class OpTable:
         bitwise: whether the candidate's result must have every bit of the builtin's.
         expanded: the dimension along which an expanded tensor repeats itself.
         options: which values the options have, for the coverage of pairs.
+        space: all that a case can be made of, options and sizes, the simplest values first.
+        make: makes a case of such values.
         adapt: turns a function with torch's signature into one that takes a case's names.
         complete: adds tensors that depend on the tested dtype and device, such as a mask.
     """
@@ -82,6 +85,8 @@ class OpTable:
     bitwise: bool = False
     expanded: int = 0
     options: Options | None = None
+    space: Options | None = None
+    make: Callable[[Values], Case] | None = None
     adapt: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
     complete: Callable[[Arrays, dict[str, Any]], Arrays] = lambda tensors, options: tensors
 
@@ -100,6 +105,63 @@ def holding(scale: float = 1.0, offset: float = 0.0, largest: float = 0.0) -> tu
     half = offset <= 3e2 and largest <= 1e2
     fits = {"bfloat16": half, "float16": half and 1e-3 <= scale <= 1e2}
     return tuple(name for name in DTYPES if fits.get(name, True))
+
+
+# Sizes of a case, the simplest first: of the dimensions (n, channels, side, side, side).
+SIZES: dict[str, tuple[str, ...]] = {
+    "n": ("2", "1", "3", "7", "40", "300", "0"),
+    "channels": ("1", "2", "5", "17"),
+    "side": ("1", "2", "3"),
+}
+SCALES = {"scale": ("1", "1e-6", "1e-3", "1e2", "1e6")}
+OFFSETS = {"offset": ("0", "1e2", "1e4")}
+
+
+def space(
+    options: Options,
+    *impossible: tuple[str, Mapping[str, list[str]]],
+    **more: Sequence[str],
+) -> Options:
+    """Return an op's options together with sizes; what is impossible, and what takes too long.
+
+    Example:
+        >>> found = space(Options({"p": ("0", "1"), "dtype": DTYPES}), scale=("1", "1e6"))
+        >>> list(found.values)
+        ['p', 'n', 'channels', 'side', 'scale']
+    """
+    values = {name: found for name, found in options.values.items() if name != "dtype"}
+    large = ("too large to be quick", {"n": ["300"], "dims": ["4", "5"]})
+    if "inplace" in values:
+        values["inplace"] = ("False", "True")
+    return Options({**values, **SIZES, **more}, (*options.impossible, large, *impossible))
+
+
+def shape_of(values: Values, otherwise: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Return a shape of `dims` dimensions: (n, channels, side, …), or the usual one without sizes.
+
+    Example:
+        >>> shape_of({"dims": "3", "n": "7", "channels": "5", "side": "2"}, {})
+        (7, 5, 2)
+        >>> shape_of({"dims": "3"}, {"3": (2, 4, 3)})
+        (2, 4, 3)
+    """
+    if "n" not in values:
+        return otherwise[values["dims"]]
+    side = int(values["side"])
+    sizes = (int(values["n"]), int(values["channels"]), side, side, side)
+    return sizes[: int(values["dims"])]
+
+
+class Spread(TypedDict):
+    """How the numbers of an input are spread."""
+
+    scale: float
+    offset: float
+
+
+def spread(values: Values) -> Spread:
+    """Return the scale and the offset of a case's input, 1 and 0 where nothing is said."""
+    return {"scale": float(values.get("scale", 1)), "offset": float(values.get("offset", 0))}
 
 
 def normal(

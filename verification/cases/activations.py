@@ -9,7 +9,18 @@ import numpy as np
 from torch.nn import functional as builtin
 
 from refnet import functional
-from verification.cases import DTYPES, LAYOUTS, Arrays, Case, OpTable, holding, normal
+from verification.cases import (
+    DTYPES,
+    LAYOUTS,
+    Arrays,
+    Case,
+    OpTable,
+    holding,
+    normal,
+    shape_of,
+    space,
+    spread,
+)
 from verification.cases.pairs import Options, Values, combinations
 from verification.oracles import Result
 from verification.oracles import activations as oracles
@@ -64,7 +75,7 @@ def _options(**values: tuple[str, ...]) -> Options:
 
 
 def _pair(values: Values) -> Case:
-    shape = SHAPES[values["dims"]]
+    shape, near = shape_of(values, SHAPES), spread(values)
     named = {name: value for name, value in values.items() if name != "dtype"}
     options: dict[str, Any] = {}
     if "inplace" in values:
@@ -73,9 +84,10 @@ def _pair(values: Values) -> Case:
         options["negative_slope"] = float(values["negative_slope"])
     return Case(
         "pairs, " + ", ".join(f"{name} {value}" for name, value in named.items()),
-        lambda rng: {"input": normal(rng, *shape), "cotangent": normal(rng, *shape)},
+        lambda rng: {"input": normal(rng, *shape, **near), "cotangent": normal(rng, *shape)},
         options,
         layout=values["layout"],
+        dtypes=holding(near["scale"], abs(near["offset"]), largest=3 * near["scale"]),
         values=named,
     )
 
@@ -92,6 +104,8 @@ def _table(
         cases=cases + tuple(map(_pair, combinations(options))),
         bitwise=bitwise,
         options=options,
+        space=space(options, scale=("1", "1e-6", "10", "3e3"), offset=("0", "-40", "40")),
+        make=_pair,
     )
 
 

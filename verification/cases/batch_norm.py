@@ -9,7 +9,20 @@ import numpy as np
 from torch.nn import functional as builtin
 
 from refnet import functional
-from verification.cases import Arrays, Case, OpTable, holding, normal
+from verification.cases import (
+    LAYOUTS,
+    OFFSETS,
+    SCALES,
+    Arrays,
+    Case,
+    OpTable,
+    holding,
+    normal,
+    shape_of,
+    space,
+    spread,
+)
+from verification.cases.pairs import Options, Values
 from verification.oracles.batch_norm import batch_norm as oracle
 
 
@@ -35,7 +48,7 @@ def _draw(
 def _case(name: str, *shape: int, scale: float = 1.0, offset: float = 0.0,
           affine: str = "weight bias", tracked: bool = True, training: bool = True,
           momentum: float = 0.1, eps: float = 1e-5, layout: str = "contiguous",
-          hard: bool = False) -> Case:  # fmt: skip
+          hard: bool = False, wide: bool = False) -> Case:  # fmt: skip
     draw = partial(_draw, scale=scale, offset=offset, affine=affine, tracked=tracked)
     return Case(
         name,
@@ -43,7 +56,7 @@ def _case(name: str, *shape: int, scale: float = 1.0, offset: float = 0.0,
         {"training": training, "momentum": momentum, "eps": eps},
         layout=layout,
         dtypes=holding(scale, offset),
-        wide=hard,
+        wide=wide or hard,
         hard=hard,
     )
 
@@ -63,6 +76,46 @@ HARD = [
         (0.0, 3e2, 1e4),
     )
 ]  # fmt: skip
+
+# Of random cases; the coverage of pairs is that of the module, which has these options and more.
+SPACE = space(
+    Options(
+        {
+            "training": ("True", "False"),
+            "dims": ("2", "3", "4", "5"),
+            "affine": ("none", "weight", "bias", "weight and bias"),
+            "statistics": ("True", "False"),
+            "momentum": ("0.1", "0.7", "0", "1"),
+            "eps": ("1e-5", "1e-3"),
+            "layout": LAYOUTS,
+            "parameters": ("input", "float32"),
+        },
+        (
+            ("nothing to evaluate by", {"training": ["False"], "statistics": ["False"]}),
+            ("below three dimensions there is one layout", {
+                "dims": ["2"], "layout": ["channels-last"]}),
+            ("one value per channel", {"training": ["True"], "n": ["1"], "dims": ["2"]}),
+            ("one value per channel", {"training": ["True"], "n": ["1"], "side": ["1"]}),
+        ),
+    ),
+    **SCALES,
+    **OFFSETS,
+)  # fmt: skip
+
+
+def _make(values: Values) -> Case:
+    return _case(
+        "random",
+        *shape_of(values, {}),
+        **spread(values),
+        affine=values["affine"],
+        tracked=values["statistics"] == "True",
+        training=values["training"] == "True",
+        momentum=float(values["momentum"]),
+        eps=float(values["eps"]),
+        layout=values["layout"],
+        wide=values["parameters"] == "float32",
+    )
 
 
 TABLES = (
@@ -109,5 +162,7 @@ TABLES = (
             _case("no examples, eval", 0, 5, training=False),
             *HARD,
         ),
+        space=SPACE,
+        make=_make,
     ),
 )

@@ -17,7 +17,20 @@ from torch import Tensor
 from torch import nn as builtin
 
 from refnet import nn
-from verification.cases import DTYPES, LAYOUTS, Arrays, Case, OpTable, normal
+from verification.cases import (
+    DTYPES,
+    LAYOUTS,
+    OFFSETS,
+    SCALES,
+    Arrays,
+    Case,
+    OpTable,
+    holding,
+    normal,
+    shape_of,
+    space,
+    spread,
+)
 from verification.cases.pairs import Options, Values, combinations
 from verification.oracles import Result, exact
 from verification.oracles.batch_norm import batch_norm as oracle
@@ -36,7 +49,7 @@ OPTIONS = Options(
         "eps": ("1e-5", "1e-3"),
         "dims": tuple(SHAPES),
         "layout": LAYOUTS,
-        "parameters": ("input's dtype", "float32"),
+        "parameters": ("input", "float32"),
         "dtype": DTYPES,
     },
     (
@@ -46,6 +59,12 @@ OPTIONS = Options(
             "parameters": ["float32"], "dtype": ["float64"]}),
     ),
 )  # fmt: skip
+
+_ONE_VALUE = [
+    ("one value per channel", {option: [value], "n": ["1"], **flat})
+    for option, value in (("training", "True"), ("track_running_stats", "False"))
+    for flat in ({"dims": ["2"]}, {"side": ["1"]})
+]
 
 
 def called(namespace: ModuleType) -> Callable[..., Tensor]:
@@ -110,13 +129,13 @@ def _oracle(
 
 def _case(values: Values) -> Case:
     affine, tracked = values["affine"] == "True", values["track_running_stats"] == "True"
-    biased, shape = affine and values["bias"] == "True", SHAPES[values["dims"]]
+    biased, shape = affine and values["bias"] == "True", shape_of(values, SHAPES)
     momentum = None if values["momentum"] == "None" else float(values["momentum"])
 
     def draw(rng: np.random.Generator) -> Arrays:
         channels = shape[1]
         return {
-            "input": normal(rng, *shape),
+            "input": normal(rng, *shape, **spread(values)),
             "running_mean": normal(rng, channels) if tracked else None,
             "running_var": rng.uniform(0.5, 2.0, channels) if tracked else None,
             "num_batches_tracked": np.array(COUNT) if tracked else None,
@@ -137,6 +156,7 @@ def _case(values: Values) -> Case:
             "eps": float(values["eps"]),
         },
         layout=values["layout"],
+        dtypes=holding(**spread(values)),
         wide=values["parameters"] == "float32",
         values=named,
     )
@@ -154,5 +174,7 @@ TABLES = (
         parameters=("weight", "bias", "running_mean", "running_var"),
         expanded=-1,
         options=OPTIONS,
+        space=space(OPTIONS, *_ONE_VALUE, **SCALES, **OFFSETS),
+        make=_case,
     ),
 )

@@ -10,7 +10,19 @@ import numpy as np
 from torch.nn import functional as builtin
 
 from refnet import functional
-from verification.cases import DTYPES, LAYOUTS, Arrays, Case, OpTable, holding, normal
+from verification.cases import (
+    DTYPES,
+    LAYOUTS,
+    OFFSETS,
+    Arrays,
+    Case,
+    OpTable,
+    holding,
+    normal,
+    shape_of,
+    space,
+    spread,
+)
 from verification.cases.pairs import Options, Values, combinations
 from verification.oracles.cross_entropy import cross_entropy as oracle
 
@@ -25,6 +37,7 @@ def _case(
     label_smoothing: float = 0.0,
     ignore: str = "",
     scale: float = 1.0,
+    offset: float = 0.0,
     forbidden: bool = False,
     name: str = "",
     layout: str = "contiguous",
@@ -36,7 +49,8 @@ def _case(
     def draw(rng: np.random.Generator) -> Arrays:
         weights = {"no weight": None, "weight": rng.uniform(0.2, 2, classes)}
         with_zero = rng.uniform(0.2, 2, classes) * (np.arange(classes) != classes - 1)
-        input, labels = normal(rng, *shape, scale=scale), _target(rng, target, ignore, rows, shape)
+        input = normal(rng, *shape, scale=scale, offset=offset)
+        labels = _target(rng, target, ignore, rows, shape)
         if forbidden:  # one score of −∞ in each row, never that of the true class
             input[np.arange(len(input)), (labels + 1) % classes] = -np.inf
         return {
@@ -57,7 +71,7 @@ def _case(
         draw,
         options,
         layout=layout,
-        dtypes=holding(scale, largest=3 * scale),
+        dtypes=holding(scale, offset, largest=offset + 3 * scale),
         values=values,
     )
 
@@ -137,8 +151,12 @@ SHAPES = {"1": (5,), "2": (7, 4), "3": (4, 3, 2), "4": (2, 3, 2, 2), "5": (2, 3,
 
 
 def _pair(values: Values) -> Case:
+    shape = shape_of(values, SHAPES)
+    if "n" in values and len(shape) == 1:  # one row of scores
+        shape = (int(values["channels"]),)
     return _case(
-        *SHAPES[values["dims"]],
+        *shape,
+        **spread(values),
         target=values["target"],
         weight=values["weight"],
         reduction=values["reduction"],
@@ -166,5 +184,7 @@ TABLES = (
         cases=tuple(INDICES + PROBABILITIES + SPECIAL + LARGE)
         + tuple(map(_pair, combinations(OPTIONS))),
         options=OPTIONS,
+        space=space(OPTIONS, scale=("1", "1e-6", "30", "3e3"), **OFFSETS),
+        make=_pair,
     ),
 )

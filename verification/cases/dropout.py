@@ -13,7 +13,19 @@ from torch import Tensor
 from torch.nn import functional as builtin
 
 from refnet import functional
-from verification.cases import DTYPES, LAYOUTS, Arrays, Case, OpTable, normal
+from verification.cases import (
+    DTYPES,
+    LAYOUTS,
+    SCALES,
+    Arrays,
+    Case,
+    OpTable,
+    holding,
+    normal,
+    shape_of,
+    space,
+    spread,
+)
 from verification.cases.pairs import Options, Values, combinations
 from verification.oracles import Result
 from verification.oracles.dropout import dropout as oracle
@@ -77,15 +89,17 @@ def _case(
     special: tuple[float, ...] = (),
     layout: str = "contiguous",
     values: Values = MappingProxyType({}),
+    scale: float = 1.0,
     **options: bool,
 ) -> Case:
     def draw(rng: np.random.Generator) -> Arrays:
-        input = normal(rng, *shape)
+        input = normal(rng, *shape, scale=scale)
         input.flat[: len(special)] = special
         seed = np.array(rng.integers(2**31))
         return {"input": input, "seed": seed, "cotangent": normal(rng, *shape)}
 
-    return Case(name, draw, {"p": p, **options}, layout=layout, values=values)
+    dtypes = holding(scale)
+    return Case(name, draw, {"p": p, **options}, layout=layout, dtypes=dtypes, values=values)
 
 
 SHAPES = {"1": (30,), "2": (6, 5), "3": (4, 4, 2), "4": (3, 4, 1, 2), "5": (3, 3, 1, 2, 2)}
@@ -114,7 +128,8 @@ def _pair(values: Values) -> Case:
     named = {name: value for name, value in values.items() if name != "dtype"}
     return _case(
         "pairs, " + ", ".join(f"{name} {value}" for name, value in named.items()),
-        *SHAPES[values["dims"]],
+        *shape_of(values, SHAPES),
+        scale=spread(values)["scale"],
         p=float(values["p"]),
         layout=values["layout"],
         values=named,
@@ -142,6 +157,8 @@ def _table(name: str, dims: tuple[str, ...], *cases: Case) -> OpTable:
         bitwise=True,
         expanded=-1,
         options=options,
+        space=space(options, **SCALES),
+        make=_pair,
         adapt=_adapt,
         complete=complete,
     )

@@ -8,7 +8,20 @@ import numpy as np
 from torch.nn import functional as builtin
 
 from refnet import functional
-from verification.cases import DTYPES, LAYOUTS, Arrays, Case, OpTable, holding, normal
+from verification.cases import (
+    DTYPES,
+    LAYOUTS,
+    OFFSETS,
+    SCALES,
+    Arrays,
+    Case,
+    OpTable,
+    holding,
+    normal,
+    shape_of,
+    space,
+    spread,
+)
 from verification.cases.pairs import Options, Values, combinations
 from verification.oracles import Result
 from verification.oracles.linear import linear as of_matrix
@@ -42,16 +55,19 @@ OPTIONS = Options(
         ("torch fails", {"dims": ["2"], "weight": ["vector"], "bias": ["True"]}),
     ),
 )  # fmt: skip
+FEATURES = {"inputs": ("1", "2", "8", "100"), "outputs": ("1", "2", "6")}
+LEADING = {dims: (4, 3, 1, 2) for dims in OPTIONS.values["dims"]}
 
 
 def _pair(values: Values) -> Case:
-    leading = (4, 3, 1, 2)[: int(values["dims"]) - 1]
-    outputs = (3,) if values["weight"] == "matrix" else ()
+    leading = shape_of(values, LEADING)[: int(values["dims"]) - 1]
+    inputs = int(values.get("inputs", 5))
+    outputs = (int(values.get("outputs", 3)),) if values["weight"] == "matrix" else ()
 
     def draw(rng: np.random.Generator) -> Arrays:
         return {
-            "input": normal(rng, *leading, 5),
-            "weight": normal(rng, *outputs, 5),
+            "input": normal(rng, *leading, inputs, **spread(values)),
+            "weight": normal(rng, *outputs, inputs),
             "bias": normal(rng, *outputs) if values["bias"] == "True" else None,
             "cotangent": normal(rng, *leading, *outputs),
         }
@@ -61,6 +77,7 @@ def _pair(values: Values) -> Case:
         "pairs, " + ", ".join(f"{name} {value}" for name, value in named.items()),
         draw,
         layout=values["layout"],
+        dtypes=holding(**spread(values)),
         values=named,
     )
 
@@ -101,5 +118,7 @@ TABLES = (
             *map(_pair, combinations(OPTIONS)),
         ),
         options=OPTIONS,
+        space=space(OPTIONS, **FEATURES, **SCALES, **OFFSETS),
+        make=_pair,
     ),
 )

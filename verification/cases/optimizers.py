@@ -10,6 +10,7 @@ from __future__ import annotations
 from ast import literal_eval
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -37,7 +38,11 @@ class Case:
         closure: whether the gradients come from a closure that `step` calls.
         resumed: whether the run is stopped twice and goes on from the state dict, the second third
             of it in the builtin.
-        values: by which values of the optimizer's options it counts for the coverage of pairs.
+        values: by which values of the optimizer's options it counts for the coverage of pairs; of a
+            case that `OptimizerTable.make` made of more parameters, all of them.
+        shape: of every tensor.
+        scales: the decades of the gradients, one tensor for each.
+        steps: length of the trajectory, where it isn't chosen with the profile.
     """
 
     arguments: Arguments
@@ -45,6 +50,9 @@ class Case:
     closure: bool = False
     resumed: bool = False
     values: Values = field(default_factory=dict)
+    shape: tuple[int, ...] = (3, 4)
+    scales: tuple[float, ...] = GRADIENT_SCALES
+    steps: int | None = None
 
     @property
     def name(self) -> str:
@@ -57,6 +65,9 @@ class Case:
         parts = [" ".join(f"{name}={_word(value)}" for name, value in self.arguments.items())]
         parts += ["two groups"] if self.group else []
         parts += ["closure"] if self.closure else []
+        parts += [f"shape {self.shape}"] if self.shape != Case.shape else []
+        parts += [f"gradients {self.scales}"] if self.scales != GRADIENT_SCALES else []
+        parts += [f"{self.steps} steps"] if self.steps else []
         return ", ".join(parts + (["resumed"] if self.resumed else []))
 
 
@@ -76,6 +87,8 @@ class OptimizerTable:
         oracle: runs a trajectory of one parameter in NumPy.
         cases: the table.
         pairs: which values the options have, for the coverage of pairs.
+        space: all that a case can be made of, options and sizes, the simplest values first.
+        make: makes a case of such values.
         own_state: names of state that the builtin doesn't keep; where there are any, the two
             cannot go on from each other's state dicts.
     """
@@ -86,6 +99,8 @@ class OptimizerTable:
     oracle: Callable[..., Any]
     cases: tuple[Case, ...]
     pairs: Options
+    space: Options
+    make: Callable[[Values], Case]
     own_state: tuple[str, ...] = ()
 
 
@@ -131,20 +146,39 @@ def _table(
 ) -> OptimizerTable:
     """Make a table of cases by hand and of all options in pairs; `group` is the second group's."""
     pairs = Options({**values, **_USES, "dtype": ("float64", "float32")}, impossible)
-    cases = [*map(Case, by_hand), *(_pair(row, group) for row in combinations(pairs))]
+    single = [word for word in _SIZES["gradients"] if len(_decades(word)) == 1]
+    alone = ("one tensor is one group", {"groups": ["two"], "gradients": single})
+    more = {n: (*v, *(w for w in _MORE.get(n, ()) if w not in v)) for n, v in values.items()}
+    space = Options({**_SIZES, **more, **_USES}, (*impossible, alone))
+    make = partial(_pair, group=group)
+    cases = tuple([*map(Case, by_hand), *map(make, combinations(pairs))])
     return OptimizerTable(
-        name, getattr(optim, name), builtin, oracle, tuple(cases), pairs, own_state
+        name, getattr(optim, name), builtin, oracle, cases, pairs, space, make, own_state
     )
 
 
 def _pair(values: Values, group: Arguments) -> Case:
+    others = {*_USES, *_SIZES}
+    sizes: dict[str, Any] = {}
+    if "steps" in values:
+        sizes = {
+            "shape": (int(values["size"]),),
+            "scales": _decades(values["gradients"]),
+            "steps": int(values["steps"]),
+        }
     return Case(
-        {name: _value(word) for name, word in values.items() if name not in _USES},
+        {name: _value(word) for name, word in values.items() if name not in others},
         group if values["groups"] == "two" else {},
         values["closure"] == "yes",
         values["resumed"] == "yes",
         values,
+        **sizes,
     )
+
+
+def _decades(word: str) -> tuple[float, ...]:
+    every = word == "every decade"
+    return GRADIENT_SCALES if every else tuple(float(part) for part in word.split(" and "))
 
 
 def _value(word: str) -> Any:
@@ -153,6 +187,20 @@ def _value(word: str) -> Any:
 
 
 _USES = {"groups": ("one", "two"), "closure": ("no", "yes"), "resumed": ("no", "yes")}
+# Of random cases, the simplest first; a run of three steps is the shortest that can be resumed.
+_SIZES = {
+    "steps": ("1", "2", "3", "8", "30"),
+    "size": ("1", "12", "100"),
+    "gradients": ("1", "1e-8", "1e-4", "1e4", "1 and 1e-3", "every decade"),
+}
+_MORE = {
+    "lr": ("1e-4", "1"),
+    "momentum": ("0.5",),
+    "weight_decay": ("0.001",),
+    "betas": ("(0.0, 0.99)", "(0.9, 0.9999)"),
+    "alpha": ("0.5",),
+    "eps": ("1e-12",),
+}
 _LR, _SWITCH, _EPS = ("0.01", "0.1", "tensor"), ("False", "True"), ("1e-8", "1e-4")
 
 _DECAY, _UP = {"weight_decay": 0.1}, {"maximize": True}

@@ -10,7 +10,19 @@ import torch
 from torch.nn import functional as builtin
 
 from refnet import functional
-from verification.cases import DTYPES, LAYOUTS, Arrays, Case, OpTable, holding, normal
+from verification.cases import (
+    DTYPES,
+    LAYOUTS,
+    OFFSETS,
+    Arrays,
+    Case,
+    OpTable,
+    holding,
+    normal,
+    shape_of,
+    space,
+    spread,
+)
 from verification.cases.pairs import Options, Values, combinations
 from verification.oracles import Result
 from verification.oracles import softmax as oracles
@@ -77,17 +89,18 @@ SHAPES = {"1": (7,), "2": (4, 3), "3": (2, 4, 3), "4": (2, 3, 2, 2), "5": (2, 3,
 
 
 def _pair(values: Values) -> Case:
-    shape = SHAPES[values["dims"]]
+    shape, near = shape_of(values, SHAPES), spread(values)
     middle = len(shape) // 2
     where = {"first": 0, "last": -1, "middle": middle, "counted from the end": -len(shape)}
     named = {name: value for name, value in values.items() if name != "dtype"}
     cast = values["dtype argument"]
+    dtypes = holding(**near, largest=near["offset"] + 3 * near["scale"])
     return Case(
         "pairs, " + ", ".join(f"{name} {value}" for name, value in named.items() if value),
-        lambda rng: {"input": normal(rng, *shape), "cotangent": normal(rng, *shape)},
+        lambda rng: {"input": normal(rng, *shape, **near), "cotangent": normal(rng, *shape)},
         {"dim": where[values["dim"]]} | ({"dtype": getattr(torch, cast)} if cast else {}),
         layout=values["layout"],
-        dtypes=DTYPES[1:] if cast else DTYPES,
+        dtypes=dtypes[1:] if cast else dtypes,
         values=named,
     )
 
@@ -110,6 +123,8 @@ def _table(name: str) -> OpTable:
         differentiable=("input",),
         cases=CASES,
         options=OPTIONS,
+        space=space(OPTIONS, scale=("1", "1e-6", "30", "3e3"), **OFFSETS),
+        make=_pair,
     )
 
 

@@ -1,8 +1,8 @@
 """Planted bugs: a check that has never gone red proves nothing.
 
-A mutant is a line of refnet's source and what a mistake would have made of it. `planted` puts the
-mistake into the running code: functions and methods of the module get the code of the changed
-source, so that whoever holds a reference to them runs the bug.
+A mutant is a line of source and what a mistake would have made of it. `planted` puts the mistake
+into the running code: functions and methods of the module get the code of the changed source, so
+that whoever holds a reference to them runs the bug.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, cast
+
+from refnet._compile import Kernel, forget
+from refnet.backend import use_backend
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,9 @@ class Mutant:
     """A bug that could have been made.
 
     Attributes:
-        subject: the part of the suite that has to notice, an op or an optimizer.
+        subject: what has to notice: the checks of an op, an optimizer, a schedule, a training run.
         bug: what is wrong, in a few words.
-        module: where, below `refnet`.
+        module: where, below `refnet`; or one of `verification`, by its full name.
         old: text that stands exactly once in the module's source.
         new: what stands there in the mutant.
     """
@@ -39,6 +42,9 @@ class Mutant:
 def planted(mutant: Mutant) -> Iterator[None]:
     """Run the body of a `with` with a bug in refnet; one thread at a time.
 
+    A bug in the equations needs them to run: the reference is forced. One in a compiled loop needs
+    it to be compiled again, for the bug and after it.
+
     Raises:
         ValueError: the text isn't there, or more than once: the table is out of date.
 
@@ -52,21 +58,48 @@ def planted(mutant: Mutant) -> Iterator[None]:
         >>> relu(torch.ones(1))
         tensor([1.])
     """
-    module = importlib.import_module(f"refnet.{mutant.module}")
+    module = _module(mutant)
+    bugs = _functions(changed(mutant))
+    original = {name: f.__code__ for name, f in _functions(module).items()}
+    compiled = mutant.module.rpartition(".")[2] in _COMPILED
+    try:
+        _set_code(module, {name: f.__code__ for name, f in bugs.items()}, compiled)
+        with use_backend("auto" if compiled else "reference"):
+            yield
+    finally:
+        _set_code(module, original, compiled)
+
+
+_COMPILED = ("cpu", "_plan", "_threads")  # loops, and what calls them
+
+
+def changed(mutant: Mutant) -> ModuleType:
+    """Return a copy of a mutant's module that has the bug, and leave the module alone.
+
+    Raises:
+        ValueError: as `planted`.
+
+    Example:
+        >>> import torch
+        >>> bug = Mutant("relu", "zero", "ops.activations.reference", "torch.zeros_like(z), z)",
+        ...              "torch.zeros_like(z), 2 * z)")
+        >>> changed(bug).relu(torch.ones(1))
+        tensor([2.])
+    """
+    module = _module(mutant)
     source = inspect.getsource(module)
     if source.count(mutant.old) != 1:
         found = source.count(mutant.old)
         raise ValueError(f"{mutant.subject}, {mutant.bug}: {mutant.old!r} stands {found} times")
-    changed = ModuleType(module.__name__)
-    changed.__package__ = module.__package__
-    code = compile(source.replace(mutant.old, mutant.new), str(module.__file__), "exec")
-    exec(code, changed.__dict__)
-    original = {name: f.__code__ for name, f in _functions(module).items()}
-    try:
-        _set_code(module, {name: f.__code__ for name, f in _functions(changed).items()})
-        yield
-    finally:
-        _set_code(module, original)
+    copy = ModuleType(module.__name__)
+    copy.__package__ = module.__package__
+    exec(compile(source.replace(mutant.old, mutant.new), str(module.__file__), "exec"), vars(copy))
+    return copy
+
+
+def _module(mutant: Mutant) -> ModuleType:
+    inside = mutant.module.startswith("verification.")
+    return importlib.import_module(mutant.module if inside else f"refnet.{mutant.module}")
 
 
 def _functions(module: ModuleType) -> dict[str, FunctionType]:
@@ -78,15 +111,18 @@ def _functions(module: ModuleType) -> dict[str, FunctionType]:
         item = getattr(item, "__func__", item)  # a static or class method
         if inspect.isclass(item) and item.__module__ == module.__name__:
             pending += vars(item).values()
-        elif inspect.isfunction(item) and item.__module__ == module.__name__:
-            item = inspect.unwrap(item)
-            found[item.__qualname__] = item
+        elif inspect.isfunction(item) or isinstance(item, Kernel):
+            item = inspect.unwrap(cast(Any, item))
+            if item.__module__ == module.__name__:
+                found[item.__qualname__] = item
     return found
 
 
-def _set_code(module: ModuleType, codes: dict[str, CodeType]) -> None:
+def _set_code(module: ModuleType, codes: dict[str, CodeType], compiled: bool) -> None:
     for name, function in _functions(module).items():
         function.__code__ = codes[name]
+    if compiled:
+        forget()
 
 
 def mutants() -> list[Mutant]:
@@ -98,8 +134,13 @@ def mutants() -> list[Mutant]:
         dropout,
         linear,
         optimizers,
+        schedules,
         softmax,
+        training,
     )
 
-    modules = (batch_norm, dropout, softmax, cross_entropy, linear, activations, optimizers)
+    modules = (
+        batch_norm, dropout, softmax, cross_entropy, linear, activations, optimizers, schedules,
+        training,
+    )  # fmt: skip
     return [Mutant(*row) for module in modules for row in module.ROWS]

@@ -37,6 +37,10 @@ ROWS = [
         ("evaluation backward in training", _OP, "reference.count(z) if ctx.training else None", "None"),
         ("weight's size for the gradient ignored", _OP,
          "dweight.to(weight.dtype) if needs_weight", "2 * dweight.to(weight.dtype) if needs_weight"),
+        ("ε dropped in backward", _OP,
+         "inv_std = reference.inverse_std(var, ctx.eps)", "inv_std = reference.inverse_std(var, 0)"),
+        ("running statistics of the wrong batch size", _MODULE,
+         "return z.shape[0] * math.prod(z.shape[2:])", "return z.shape[0]"),
         ("no bias added", _MODULE, "y = y + _per_channel(wide(bias), z)", "pass"),
     )
 ]  # fmt: skip
@@ -63,4 +67,11 @@ ROWS += [
         ("ε of the default", "module.bias, module.eps", "module.bias, 1e-5"),
         ("running statistics not moved", "keep = tracking or not module.training", "keep = not module.training"),
     )
+]  # fmt: skip
+
+# Seen by second derivatives alone.
+ROWS += [
+    ("BatchNorm", "statistics are constants in the second derivative", _OP,
+     "mean, var = _statistics(z, running_mean, running_var, ctx.training)\n        inv_std",
+     "mean, var = (s.detach() for s in _statistics(z, running_mean, running_var, ctx.training))\n        inv_std"),
 ]  # fmt: skip

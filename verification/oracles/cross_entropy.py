@@ -104,6 +104,9 @@ def cross_entropy(
         divisor = total if reduction == "mean" else exact(1.0)
         output: Exact = loss if reduction == "none" else loss.sum() / divisor
         row_cotangent = np.where(kept, exact(cotangent) / divisor, 0)
+        # of a row that is nearly certain, 1 + r in the logarithm loses r's last digits
+        ones = np.where(kept, np.abs(q).sum(axis), 0)
+        size = largest(ones if reduction == "none" else np.asarray(ones.sum() / divisor))
     row_cotangent = np.expand_dims(row_cotangent, axis)
 
     predicted = row_cotangent * np.exp(log_a) * q.sum(axis, keepdims=True)
@@ -111,7 +114,7 @@ def cross_entropy(
     values = {"output": output, "grad input": predicted - true}
     if not by_index:
         values["grad target"] = -row_cotangent * w * (1 - smoothing) * log_a
-    return Result(values, {"grad input": largest(predicted, true)})
+    return Result(values, {"output": size, "grad input": largest(predicted, true)})
 
 
 def _checked(index: npt.NDArray[np.integer], classes: int) -> npt.NDArray[np.integer]:

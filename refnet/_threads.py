@@ -1,0 +1,69 @@
+"""Ranges of work, shared among as many threads as torch would use.
+
+Kernels run outside Python's lock, so Python's own threads do; numba's thread layers abort a process
+that enters them from two threads at once, or a forked child. Who calls works along, and waits for
+nobody who has not begun: several threads may call at once, and a pool that cannot start threads
+(in a process that is about to end) only means that the caller does it all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import pairwise
+
+import torch
+
+__all__ = ["share"]
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def share(work: Callable[[int, int], object], bounds: Sequence[int]) -> None:
+    """Call `work(first, last)` for all neighbours in `bounds`, in no particular order.
+
+    On at most `torch.get_num_threads()` threads, the caller's among them; 1 in a forked worker of a
+    DataLoader.
+
+    Example:
+        >>> done = []
+        >>> share(lambda first, last: done.append((first, last)), [0, 3, 5])
+        >>> sorted(done)
+        [(0, 3), (3, 5)]
+    """
+    parts = iter(list(pairwise(bounds)))
+
+    def drain() -> None:
+        for first, last in parts:
+            work(first, last)
+
+    helpers = min(torch.get_num_threads(), len(bounds) - 1) - 1
+    futures = _submit(drain, helpers) if helpers > 0 else []
+    try:
+        drain()
+    finally:  # the memory that they write to must stay until they are done
+        for future in futures:
+            if not future.cancel():
+                future.result()
+
+
+def _submit(work: Callable[[], None], times: int) -> list[Future[None]]:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="refnet")
+    futures = []
+    with suppress(RuntimeError):  # no new threads at the interpreter's shutdown
+        for _ in range(times):
+            futures.append(_pool.submit(work))
+    return futures
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None  # a forked child has none of its parent's threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
