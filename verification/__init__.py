@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verification.functions import verify_function, verify_module
-    from verification.gradient_check import gradient_check
+    from verification.gradient_checks import gradient_check
     from verification.models import compare_models
     from verification.public import verify_op, verify_optimizer
     from verification.report import Report, Row
@@ -23,7 +23,7 @@ _HOMES = {
     "Report": "report",
     "Row": "report",
     "compare_models": "models",
-    "gradient_check": "gradient_check",
+    "gradient_check": "gradient_checks",
     "verify_function": "functions",
     "verify_module": "functions",
     "verify_op": "public",

@@ -152,7 +152,7 @@ def state_rows(
 def round_trip(module: nn.Module, arguments: Arguments, setting: Setting) -> bool:
     """Return whether a module that loads another's state dict does what that one does.
 
-    After a call that may have moved the state, and into a copy where all floats that are in it were different.
+    After a call that may have moved the state, and into a copy in which its floats were others.
     """
     first = copy.deepcopy(module).to(device=setting.device, dtype=setting.dtype)
     second = copy.deepcopy(first)

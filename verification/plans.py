@@ -27,6 +27,7 @@ from verification.parts import Part
 from verification.random_cases import case_from_values
 from verification.randomness import randomness_rows
 from verification.report import Row
+from verification.usage import usage_rows
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 OWN = {"eps_inside_root", "bias_correction"}  # arguments of refnet's that torch doesn't have
@@ -139,6 +140,9 @@ def optimizer_parts(candidate: Any, like: str, plan: Plan) -> list[Part]:
         dtypes = [_dtype(name) for name in plan.dtypes or names]
         run = partial(optimizer_rows, _only(table, case), candidate, dtypes=dtypes, **options)
         found.append(Part(like, 1, run, case.name))
+    if not plan.dtypes or "float64" in plan.dtypes:
+        used = partial(usage_rows, table, candidate)
+        found.append(Part(like, 0, partial(_asked_rows, used, plan), "uses"))
     return found
 
 

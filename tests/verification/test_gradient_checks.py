@@ -13,7 +13,7 @@ from torch import Tensor
 
 from refnet import nn
 from refnet.functional import dropout
-from verification.gradient_check import GradientReport, gradient_check
+from verification.gradient_checks import GradientReport, gradient_check
 from verification.quotients import bends, one_sided, two_sided
 from verification.report import INCONCLUSIVE, NULL
 
