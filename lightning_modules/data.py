@@ -1,94 +1,157 @@
-"""scikit-learn's handwritten digits, split, standardized and served in mini-batches."""
+"""Arrays and labels, split, standardized and served in mini-batches; scikit-learn's digits."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import hashlib
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
+
+# The one private name of Lightning here: tells whether the command line builds this module.
+from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader, TensorDataset
 
-Part = Literal["train", "dev", "test"]
+from lightning_modules.augmentation import Augmentation, Augmented, seed_worker
+from lightning_modules.data_preparation import (
+    Array,
+    Part,
+    Per,
+    check_data,
+    check_fractions,
+    fractions_for,
+    split,
+    standardized,
+)
+
+__all__ = ["ClassificationData", "DigitsDataModule", "Part", "fractions_for", "split"]
+
 Batches = DataLoader[tuple[torch.Tensor, ...]]
 
 CLASSES = 10
 
+_LIVE = ("augment", "path", "folder", "x", "y")  # not plain types: left out of checkpoints
 
-class DigitsDataModule(LightningDataModule):
-    r"""1797 images of 8 x 8 pixels in 10 classes: stratified train, dev and test sets.
 
-    Every pixel is standardized with mean and standard deviation of the *training* set, which are
-    used on dev and test unchanged: $x \leftarrow (x - \mu) / \sigma$. A pixel that is constant over
+class ClassificationData(LightningDataModule):
+    r"""Inputs and their classes: stratified train, dev and test sets, in mini-batches.
+
+    A subclass says in `read` where the data comes from; the rest is here.
+
+    Inputs are standardized with mean and standard deviation of the *training* set, which are used
+    on dev and test unchanged: $x \leftarrow (x - \mu) / \sigma$. A feature that is constant over
     the training set has $\sigma = 0$: it is only shifted by its mean ($\sigma$ counts as 1).
 
     The order of the training set is drawn anew each epoch by a generator of this module's own:
     whatever else draws random numbers (dropout, initial weights) leaves it alone. If the last
     mini-batch of an epoch would hold one single example, for which batch norm has no variance, that
     example sits out the epoch; which one it is changes with the order. Everything else is used:
-    $T = \lceil m / \mathrm{batch\_size} \rceil$ mini-batches.
+    $T = \lceil m / \mathrm{batch\_size} \rceil$ mini-batches for m training examples.
 
     Args:
-        batch_size: examples per mini-batch, at least 1. Batch norm needs 2 or more.
-        train: fraction of the data to learn from, in (0, 1]; all three together at most 1.
+        batch_size: examples per mini-batch, at least 1 (stochastic gradient descent); "all" is the
+            whole training set (batch gradient descent). Batch norm needs 2 or more.
+        train: fraction of the data to learn from, in (0, 1]; all three together at most 1. None,
+            here and below, is the lecture's advice for so much data: see `fractions_for`.
         dev: fraction to choose by, in (0, 1).
         test: fraction to report on, in [0, 1); 0 for no test set.
-        seed: of the split and of the order; a run is reproducible from it.
+        seed: of the split, the order and the augmentation; a run is reproducible from it.
         num_workers: processes that load data. The data is in memory, so 0 is the fastest.
+        standardize: one μ and σ per "feature" (each pixel of an image is one), per "channel" of
+            images, or "none". By default per channel for images, else per feature.
+        augment: how the images of the training set are varied; None leaves them as they are. What
+            is varied is the standardized image.
 
     Raises:
         ValueError: naming the argument and its value, if one of them makes no sense.
-
-    Example:
-        >>> data = DigitsDataModule(batch_size=100)
-        >>> data.setup()
-        >>> [len(data.dataset(part)) for part in ("train", "dev", "test")]
-        [1257, 270, 270]
-        >>> images, labels = next(iter(data.train_dataloader()))
-        >>> images.shape, labels.shape
-        (torch.Size([100, 1, 8, 8]), torch.Size([100]))
 
     Source: lecture, "Train/Dev/Test sets", "Normalizing inputs", "Mini-batch gradient descent"
     (where the slide divides by σ², dividing by σ is meant).
     """
 
+    examples: int | None = None  # in all sets together; known when the data is read
+    images_per: ClassVar[Per] = "channel"  # how images are standardized by default
+
     def __init__(
         self,
-        batch_size: int = 64,
-        train: float = 0.70,
-        dev: float = 0.15,
-        test: float = 0.15,
+        batch_size: int | Literal["all"] = 64,
+        train: float | None = None,
+        dev: float | None = None,
+        test: float | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        standardize: Per | None = None,
+        augment: Augmentation | None = None,
     ) -> None:
         super().__init__()
-        self.fractions: dict[Part, float] = {"train": train, "dev": dev, "test": test}
-        _check(self.fractions, batch_size, num_workers, seed)
-        self.save_hyperparameters()
+        self._given: dict[Part, float | None] = {"train": train, "dev": dev, "test": test}
+        check_fractions({part: f for part, f in self._given.items() if f is not None})
+        _check(batch_size, num_workers, seed, standardize)
+        # A checkpoint holds plain types only, so that it loads with weights_only=True. The command
+        # line hands over its configuration, which is plain.
+        self.save_hyperparameters(ignore=() if _given_hyperparameters.get() else _LIVE)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.standardize = standardize
+        self.augment = augment if augment != Augmentation() else None
         self._parts: dict[Part, TensorDataset] = {}
         self._order = torch.Generator().manual_seed(seed)
+        if self.augment:
+            self._variation = torch.Generator().manual_seed(seed + 1)  # not the order's numbers
+        if self.examples:
+            check_fractions(self.fractions)
+
+    @abstractmethod
+    def read(self) -> tuple[Array, Array]:
+        """Return inputs, (m, C, H, W) or (m, n), and classes, (m,): numbers or names."""
+
+    @property
+    def fractions(self) -> dict[Part, float]:
+        """Share of the data of each set, as given or else as advised."""
+        if self.examples is None:
+            self.setup()
+        advice = fractions_for(self.examples or 0)
+        return {part: advice[part] if f is None else f for part, f in self._given.items()}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input, (C, H, W) or (n,)."""
+        return tuple(self.dataset("train").tensors[0].shape[1:])
+
+    @property
+    def classes(self) -> list[Any]:
+        """The classes in the order of their numbers in a mini-batch, as they were read."""
+        self.setup()
+        return self._classes
 
     def setup(self, stage: str | None = None) -> None:
-        """Split and standardize; the second call and later ones change nothing."""
+        """Read, split and standardize; the second call and later ones change nothing."""
         if self._parts:
             return
-        pixels, labels = load_digits(return_X_y=True)  # (1797, 64) from 0 to 16, (1797,)
-        rows = split(labels, self.fractions, self.seed)
-        scaler = StandardScaler().fit(pixels[rows["train"]])
-        for part, chosen in rows.items():
-            images = scaler.transform(pixels[chosen]).reshape(-1, 1, 8, 8)
-            self._parts[part] = TensorDataset(
-                torch.tensor(images, dtype=torch.float32), torch.tensor(labels[chosen])
-            )
+        x, labels = self.read()
+        x = check_data(x, labels, self.augment, self.standardize)
+        names, y = np.unique(labels, return_inverse=True)
+        self.examples = len(y)
+        check_fractions(self.fractions)
+        rows = split(names[y], self.fractions, self.seed)
+        per = self.standardize or (self.images_per if x.ndim == 4 else "feature")
+        inputs = standardized(x, rows, per)
+        self._classes = names.tolist()
+        digest = hashlib.sha256(repr((x.shape, str(x.dtype), self._classes)).encode())
+        digest.update(np.ascontiguousarray(x))
+        digest.update(y)
+        self._digest = digest.hexdigest()
+        self._parts = {
+            part: TensorDataset(inputs[part], torch.tensor(y[chosen]))
+            for part, chosen in rows.items()
+        }
 
     def dataset(self, part: Part) -> TensorDataset:
-        """Return one of the three sets: images (n, 1, 8, 8) float32 and labels (n,) int64."""
+        """Return one of the three sets: inputs (n, ...) float32 and classes (n,) int64."""
         self.setup()
         if part not in self._parts:
             raise ValueError(f"there is no {part} set: {part}={self.fractions[part]}")
@@ -99,7 +162,7 @@ class DigitsDataModule(LightningDataModule):
         return self._loader(part, shuffle=False)
 
     def train_dataloader(self) -> Batches:
-        """Serve the training set, in a new order each epoch."""
+        """Serve the training set, in a new order and newly varied each epoch."""
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> Batches:
@@ -111,100 +174,85 @@ class DigitsDataModule(LightningDataModule):
         return self.ordered("test")
 
     def _loader(self, part: Part, shuffle: bool) -> Batches:
-        dataset = self.dataset(part)
-        one_left_over = self.batch_size > 1 and len(dataset) % self.batch_size == 1
+        dataset: TensorDataset | Augmented = self.dataset(part)
+        size = len(dataset) if self.batch_size == "all" else self.batch_size
+        one_left_over = size > 1 and len(dataset) % size == 1
+        options: dict[str, Any] = {"persistent_workers": self.num_workers > 0}
+        if shuffle and self.augment:
+            dataset = Augmented(self._parts[part], self.augment, self._variation)
+            # It hands out whole mini-batches. New workers each epoch get new seeds.
+            options = {"collate_fn": list, "worker_init_fn": seed_worker}
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
+            batch_size=size,
             shuffle=shuffle,
             generator=self._order if shuffle else None,
             drop_last=shuffle and one_left_over,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            **options,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: the split, and where the order of the epochs stands."""
-        return {"split": self._split_key(), "order": self._order.get_state()}
+        """Return what a checkpoint keeps: the split, and where order and augmentation stand."""
+        split, digest = self._split_key()
+        state = {"split": split, "data": digest, "order": self._order.get_state()}
+        return {**state, "variation": self._variation.get_state()} if self.augment else state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the order of the epochs; refuse a checkpoint that was trained on another split.
 
         Raises:
-            ValueError: its training images could be among the dev or test images here.
+            ValueError: its training examples could be among the dev or test examples here.
         """
-        if state_dict["split"] != self._split_key():
+        split, digest = self._split_key()
+        if state_dict["split"] != split:
             raise ValueError(
                 f"the checkpoint was trained on the split {state_dict['split']}, this is "
-                f"{self._split_key()}: give the same data.seed and fractions"
+                f"{split}: give the same data.seed and fractions"
             )
+        if state_dict.get("data", digest) != digest:
+            raise ValueError("the checkpoint was trained on other data than what was read here")
         self._order.set_state(state_dict["order"].cpu())
+        if self.augment and "variation" in state_dict:
+            self._variation.set_state(state_dict["variation"].cpu())
 
-    def _split_key(self) -> dict[str, float]:
-        split: dict[str, float] = dict(self.fractions.items())
-        return {**split, "seed": self.seed}
+    def _split_key(self) -> tuple[dict[str, float], str]:
+        self.setup()
+        key: dict[str, float] = dict(self.fractions.items())
+        return {**key, "seed": self.seed}, self._digest
 
 
-def split(
-    labels: np.ndarray[Any, Any], fractions: dict[Part, float], seed: int
-) -> dict[Part, np.ndarray[Any, Any]]:
-    """Choose disjoint, stratified, shuffled rows for each set whose fraction is not 0.
+class DigitsDataModule(ClassificationData):
+    """scikit-learn's handwritten digits: 1797 images of 8 x 8 pixels in 10 classes, offline.
 
-    Args:
-        labels: class of each example, (m,).
-        fractions: share of the data for train, dev and test, together at most 1.
-        seed: of scikit-learn's shuffling.
-
-    Returns:
-        Row numbers of each set.
-
-    Raises:
-        ValueError: if a set is too small to hold every class.
+    Every pixel is standardized by itself. The arguments are those of `ClassificationData`; the
+    advice for so many is 70 % to train, 15 % each for dev and test.
 
     Example:
-        >>> rows = split(np.arange(100) % 2, {"train": 0.7, "dev": 0.2, "test": 0.1}, seed=0)
-        >>> {part: len(chosen) for part, chosen in rows.items()}
-        {'train': 70, 'dev': 20, 'test': 10}
-
-    Source: lecture, "Train/Dev/Test sets": all three from one distribution.
+        >>> data = DigitsDataModule(batch_size=100)
+        >>> data.setup()
+        >>> [len(data.dataset(part)) for part in ("train", "dev", "test")]
+        [1257, 270, 270]
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, labels.shape
+        (torch.Size([100, 1, 8, 8]), torch.Size([100]))
     """
-    m, classes = len(labels), len(np.unique(labels))
-    counts = {part: round(fraction * m) for part, fraction in fractions.items()}
-    counts["train"] = min(counts["train"], m - counts["dev"] - counts["test"])  # 0.70 rounds up
-    for part, count in counts.items():
-        if count < classes and fractions[part] > 0:
-            raise ValueError(
-                f"{part}={fractions[part]} leaves {count} of {m} examples: too few for "
-                f"{classes} classes"
-            )
-    left = np.arange(m)
-    rows: dict[Part, np.ndarray[Any, Any]] = {}
-    for part in ("test", "dev", "train"):
-        if counts[part] == len(left):
-            rows[part] = left
-        elif counts[part] > 0:
-            rows[part], left = train_test_split(
-                left,
-                train_size=counts[part],
-                stratify=labels[left],
-                random_state=seed,
-            )
-    return {part: rows[part] for part in ("train", "dev", "test") if part in rows}
+
+    examples = 1797
+    images_per = "feature"
+
+    def read(self) -> tuple[Array, Array]:
+        """Return pixels from 0 to 16, (1797, 1, 8, 8), and digits."""
+        pixels, labels = load_digits(return_X_y=True)
+        return pixels.reshape(-1, 1, 8, 8), labels
 
 
-def _check(fractions: dict[Part, float], batch_size: int, num_workers: int, seed: int) -> None:
-    for part, fraction in fractions.items():
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"{part} must be a fraction in [0, 1], got {fraction}")
-        if fraction == 0 and part != "test":
-            raise ValueError(f"{part} must not be 0: only the test set may be absent")
-    if sum(fractions.values()) > 1 + 1e-9:
-        total = " + ".join(f"{part}={fraction}" for part, fraction in fractions.items())
-        raise ValueError(f"the fractions must add up to at most 1, got {total}")
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("num_workers", num_workers, 0),
-        ("seed", seed, 0),
-    ):
-        if value < least:
+def _check(batch_size: int | str, num_workers: int, seed: int, standardize: str | None) -> None:
+    if isinstance(batch_size, str) and batch_size != "all":
+        raise ValueError(f"batch_size must be a number or 'all', got {batch_size!r}")
+    if standardize not in (None, "feature", "channel", "none"):
+        raise ValueError(f"standardize must be 'feature', 'channel' or 'none', got {standardize!r}")
+    numbers = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0), "seed": (seed, 0)}
+    for name, (value, least) in numbers.items():
+        if not isinstance(value, str) and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")

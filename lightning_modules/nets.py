@@ -2,7 +2,7 @@
 
 Legend: N examples in rows, C channels, H and W height and width in pixels. A layer directly before
 a batch norm has no bias: the mean that batch norm subtracts contains it, so it cancels (lecture,
-"Batch normalization": z = W a, without b).
+"Batch normalization": z = W a, without b). Rates of dropout are 1 - keep_prob.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal
 from torch import nn
 
 from lightning_modules.implementation import Implementation, layers
+from refnet import init
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid"]
 
@@ -38,6 +39,27 @@ def _check_sizes(**sizes: int | Sequence[int]) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
+def _rates(dropout: float | Sequence[float], count: int, places: str) -> list[float]:
+    """One rate for each place: the number that is given everywhere, or a list as it is."""
+    rates = [dropout] * count if isinstance(dropout, int | float) else list(dropout)
+    if len(rates) != count:
+        raise ValueError(f"dropout must be a number or {count}, {places}, got {dropout}")
+    if not all(0 <= rate <= 1 for rate in rates):
+        raise ValueError(f"dropout must be between 0 and 1, but got {dropout}")
+    return rates
+
+
+def _initialize(net: nn.Module, initialization: str | None, activation: Activation) -> None:
+    """Draw the weights again by a rule of the lecture; None leaves torch's own."""
+    if initialization is None:
+        return
+    known = ["by_activation", *init.RULES]
+    if initialization not in known:
+        raise ValueError(f"initialization must be None or one of {known}, got {initialization!r}")
+    by_activation = initialization == "by_activation"
+    init.initialize(net, init.for_activation(activation) if by_activation else initialization)
+
+
 class MLP(nn.Sequential):
     r"""A fully connected net: flatten, then [linear, batch norm, activation, dropout] per layer.
 
@@ -50,20 +72,27 @@ class MLP(nn.Sequential):
         out_features: classes.
         activation: g, of every hidden layer.
         batch_norm: normalize z of every hidden layer (and drop its bias).
-        dropout: share of a hidden layer's outputs set to zero in training, in [0, 1];
-            1 - keep_prob.
+        dropout: share of a hidden layer's outputs set to zero in training, 1 - keep_prob, in
+            [0, 1]: a number, or one for each hidden layer.
+        initialization: how all weights are drawn: "by_activation", the lecture's variance for
+            `activation` (2/n_in for ReLU, 1/n_in for tanh, 2/(n_in + n_out) for sigmoid), or a
+            name of `refnet.init.RULES`, both with biases of 0; None for the layers' own,
+            torch's default.
         implementation: "refnet" or "torch".
 
     Returns:
         On call: logits (N, out_features) for input (N, *) with in_features numbers per example.
 
     Raises:
-        ValueError: for sizes below 1, dropout outside [0, 1], unknown activation or implementation.
+        ValueError: for sizes below 1, dropout outside [0, 1] or not one for each hidden layer,
+            unknown activation, initialization or implementation.
 
     Example:
         >>> import torch
         >>> MLP()(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([5, 10])
+        >>> MLP(dropout=[0.5, 0.2], initialization="by_activation").dropout2
+        Dropout(p=0.2, inplace=False)
     """
 
     def __init__(
@@ -73,11 +102,13 @@ class MLP(nn.Sequential):
         out_features: int = 10,
         activation: Activation = "relu",
         batch_norm: bool = True,
-        dropout: float = 0.3,
+        dropout: float | Sequence[float] = 0.3,
+        initialization: str | None = None,
         implementation: Implementation = "refnet",
     ) -> None:
         super().__init__()
         _check_sizes(in_features=in_features, hidden=hidden, out_features=out_features)
+        rates = _rates(dropout, len(hidden), "one for each hidden layer")
         of = layers(implementation)
         self.add_module("flatten", nn.Flatten())
         width = in_features
@@ -86,9 +117,10 @@ class MLP(nn.Sequential):
             if batch_norm:
                 self.add_module(f"norm{i}", of.BatchNorm1d(units))
             self.add_module(f"activation{i}", _activation(activation, implementation))
-            self.add_module(f"dropout{i}", of.Dropout(dropout))
+            self.add_module(f"dropout{i}", of.Dropout(rates[i - 1]))
             width = units
         self.add_module("logits", of.Linear(width, out_features))
+        _initialize(self, initialization, activation)
 
 
 class ConvNet(nn.Sequential):
@@ -106,7 +138,12 @@ class ConvNet(nn.Sequential):
         out_features: classes.
         activation: after every batch norm.
         batch_norm: normalize each convolution and the hidden layer (and drop their biases).
-        dropout: before and after the hidden layer, in [0, 1]; 1 - keep_prob.
+        dropout: share of outputs set to zero in training, 1 - keep_prob, in [0, 1]: a number, or
+            two, before and after the hidden layer.
+        initialization: how all weights are drawn: "by_activation", the lecture's variance for
+            `activation` (2/n_in for ReLU, 1/n_in for tanh, 2/(n_in + n_out) for sigmoid), or a
+            name of `refnet.init.RULES`, both with biases of 0; None for the layers' own,
+            torch's default.
         implementation: "refnet" or "torch".
 
     Returns:
@@ -114,7 +151,8 @@ class ConvNet(nn.Sequential):
 
     Raises:
         ValueError: for sizes below 1, an image that cannot be halved so often, dropout outside
-            [0, 1], unknown activation or implementation.
+            [0, 1] or of another length than 2, unknown activation, initialization or
+            implementation.
 
     Example:
         >>> import torch
@@ -131,7 +169,8 @@ class ConvNet(nn.Sequential):
         out_features: int = 10,
         activation: Activation = "relu",
         batch_norm: bool = True,
-        dropout: float = 0.5,
+        dropout: float | Sequence[float] = 0.5,
+        initialization: str | None = None,
         implementation: Implementation = "refnet",
     ) -> None:
         super().__init__()
@@ -142,6 +181,7 @@ class ConvNet(nn.Sequential):
                 f"image_size must be divisible by 2**{len(channels)} for {len(channels)} blocks of "
                 f"channels, got {image_size}"
             )
+        rates = _rates(dropout, 2, "before and after the hidden layer")
         of = layers(implementation)
         depth = in_channels
         for i, width in enumerate(channels, start=1):
@@ -155,10 +195,11 @@ class ConvNet(nn.Sequential):
             self.add_module(f"pool{i}", nn.MaxPool2d(2))  # (N, width, H / 2, W / 2)
         side = image_size // 2 ** len(channels)
         self.add_module("flatten", nn.Flatten())
-        self.add_module("dropout1", of.Dropout(dropout))
+        self.add_module("dropout1", of.Dropout(rates[0]))
         self.add_module("linear", of.Linear(depth * side * side, hidden, bias=not batch_norm))
         if batch_norm:
             self.add_module("norm", of.BatchNorm1d(hidden))
         self.add_module("activation", _activation(activation, implementation))
-        self.add_module("dropout2", of.Dropout(dropout))
+        self.add_module("dropout2", of.Dropout(rates[1]))
         self.add_module("logits", of.Linear(hidden, out_features))
+        _initialize(self, initialization, activation)

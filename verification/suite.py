@@ -1,4 +1,4 @@
-"""The whole suite: every op, every optimizer, torch's transforms, and what other packages add.
+"""The whole suite: ops, optimizers, schedules, a loop, transforms, and what other packages add.
 
 A package that `verification` may not import, because it imports `verification`, registers a suite
 of its own under the entry-point group "refnet.verification": a function of `quick` and `device`
@@ -21,7 +21,10 @@ from verification.optimizer_options import OPTIONS, option_values, verify_option
 from verification.optimizers import optimizer_rows
 from verification.parts import Advance, Part, Rows, failure, run_here
 from verification.report import INCONCLUSIVE, Row
+from verification.schedules import USES, schedule_rows, schedule_tables
 from verification.support import verify_support
+from verification.training import SUBJECT as TRAINING
+from verification.training import training_rows
 
 __all__ = ["GROUP", "Part", "parts", "run", "whole"]
 GROUP = "refnet.verification"
@@ -36,7 +39,8 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
         device: where candidates and builtins compute.
 
     Returns:
-        The ops, the optimizers, the transforms, then the registered suites.
+        The ops, the optimizers, the schedules, a training loop, the transforms, then the registered
+        suites.
 
     Example:
         >>> [part.name for part in parts()][0]
@@ -57,6 +61,9 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
             found.append(Part(f"{optimizer.name} options", count, run))
             run = _later(verify_step_memory, optimizer)
             found.append(Part(f"{optimizer.name} memory", len(MEMORY[optimizer.name]), run))
+    for schedule in schedule_tables():
+        found.append(Part(schedule, len(USES), _later(schedule_rows, schedule)))
+    found.append(Part(TRAINING, 1, training_rows))
     run = _later(verify_support, OPS, quick=quick, device=device)
     found.append(Part("transforms", len(OPS), run))
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):

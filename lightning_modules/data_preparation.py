@@ -1,0 +1,209 @@
+"""Which examples go to the train, dev and test sets, and how their inputs are standardized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import gen_batches
+
+from lightning_modules.augmentation import Augmentation
+
+Array = np.ndarray[Any, Any]
+Part = Literal["train", "dev", "test"]
+PARTS: tuple[Part, ...] = ("train", "dev", "test")
+Per = Literal["feature", "channel", "none"]
+
+_NUMBERS = 2**23  # that are standardized at once, in float64: 64 MiB
+
+# Dev and test sets have to be large enough to tell two nets apart, and need not be larger: the more
+# data there is, the smaller a share does. The lecture has the first and the last row; where one
+# ends, and the row in between, are ours.
+_ADVICE = (
+    (10_000, (0.70, 0.15, 0.15)),
+    (999_999, (0.90, 0.05, 0.05)),
+    (None, (0.99, 0.005, 0.005)),
+)
+
+
+def fractions_for(m: int) -> dict[Part, float]:
+    """Return the lecture's advice for m examples: 70 % to learn from if they are few, 99 % if many.
+
+    | examples           | train | dev   | test  |
+    |--------------------|-------|-------|-------|
+    | up to 10,000       | 70 %  | 15 %  | 15 %  |
+    | in between         | 90 %  | 5 %   | 5 %   |
+    | 1,000,000 and more | 99 %  | 0.5 % | 0.5 % |
+
+    Args:
+        m: number of examples, at least 1.
+
+    Returns:
+        Fractions that add up to 1.
+
+    Raises:
+        ValueError: m is less than 1.
+
+    Example:
+        >>> fractions_for(1797)
+        {'train': 0.7, 'dev': 0.15, 'test': 0.15}
+        >>> fractions_for(5_000_000)["train"]
+        0.99
+
+    Source: lecture, "Train/Dev/Test sets".
+    """
+    if m < 1:
+        raise ValueError(f"m must be at least 1, got {m}")
+    shares = next(shares for largest, shares in _ADVICE if largest is None or m <= largest)
+    return dict(zip(PARTS, shares, strict=True))
+
+
+def split(labels: Array, fractions: Mapping[Part, float], seed: int) -> dict[Part, Array]:
+    """Choose disjoint, stratified, shuffled rows for each set whose fraction is not 0.
+
+    Args:
+        labels: class of each example, (m,).
+        fractions: share of the data for train, dev and test, together at most 1.
+        seed: of scikit-learn's shuffling.
+
+    Returns:
+        Row numbers of each set.
+
+    Raises:
+        ValueError: if a set is too small to hold every class, or a class to be in every set.
+
+    Example:
+        >>> rows = split(np.arange(100) % 2, {"train": 0.7, "dev": 0.2, "test": 0.1}, seed=0)
+        >>> {part: len(chosen) for part, chosen in rows.items()}
+        {'train': 70, 'dev': 20, 'test': 10}
+
+    Source: lecture, "Train/Dev/Test sets": all three from one distribution.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    m = len(labels)
+    counts = {part: round(fraction * m) for part, fraction in fractions.items()}
+    counts["train"] = min(counts["train"], m - counts["dev"] - counts["test"])  # 0.70 rounds up
+    for part, count in counts.items():
+        if count < len(classes) and fractions[part] > 0:
+            raise ValueError(
+                f"{part}={fractions[part]} leaves {count} of {m} examples: too few for "
+                f"{len(classes)} classes"
+            )
+    wanted = [part for part, count in counts.items() if count]
+    if sizes.min() < len(wanted):
+        raise ValueError(
+            f"class {classes[sizes.argmin()]} has {sizes.min()} of {m} examples: too few for "
+            f"{', '.join(wanted)}"
+        )
+    left = np.arange(m)
+    rows: dict[Part, Array] = {}
+    for part in reversed(PARTS):
+        if counts[part] == len(left):
+            rows[part] = left
+        elif counts[part] > 0:
+            rows[part], left = train_test_split(
+                left,
+                train_size=counts[part],
+                stratify=labels[left],
+                random_state=seed,
+            )
+    return {part: rows[part] for part in PARTS if part in rows}
+
+
+def standardized(x: Array, rows: dict[Part, Array], per: Per) -> dict[Part, torch.Tensor]:
+    """Standardize every set with mean and standard deviation of the training set.
+
+    Args:
+        x: inputs, (m, C, H, W) or (m, n), of any real type.
+        rows: of each set.
+        per: what has a μ and σ of its own.
+
+    Returns:
+        For each set (n, ...) float32. In pieces, so that float64 never holds all of it.
+
+    Example:
+        >>> x, rows = np.array([[1.0], [3.0], [4.0]]), {"train": np.arange(2), "dev": np.array([2])}
+        >>> standardized(x, rows, "feature")["dev"]
+        tensor([[2.]])
+    """
+    on = per != "none"
+    scaler = StandardScaler(with_mean=on, with_std=on)
+    if per == "channel":
+        x = np.moveaxis(x, 1, -1)  # (m, H, W, C)
+    width = x.shape[-1] if per == "channel" else x[0].size
+    step = max(1, _NUMBERS // x[0].size)
+
+    def pieces(part: Part) -> Any:
+        for piece in gen_batches(len(rows[part]), step):
+            yield piece, x[rows[part][piece]].astype(np.float64).reshape(-1, width)
+
+    for _, columns in pieces("train"):
+        scaler.partial_fit(columns)
+    inputs = {}
+    for part, chosen in rows.items():
+        inputs[part] = torch.empty(len(chosen), *x.shape[1:], dtype=torch.float32)
+        for piece, columns in pieces(part):
+            values = scaler.transform(columns).reshape(-1, *x.shape[1:])
+            inputs[part][piece] = torch.from_numpy(values)
+        if per == "channel":
+            inputs[part] = inputs[part].movedim(-1, 1).contiguous()
+    return inputs
+
+
+def check_fractions(fractions: Mapping[Part, float]) -> None:
+    """Refuse fractions outside of [0, 1], together more than 1, or no train or dev set.
+
+    Raises:
+        ValueError: naming the set and its fraction.
+    """
+    for part, fraction in fractions.items():
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"{part} must be a fraction in [0, 1], got {fraction}")
+        if fraction == 0 and part != "test":
+            raise ValueError(f"{part} must not be 0: only the test set may be absent")
+    if sum(fractions.values()) > 1 + 1e-9:
+        total = " + ".join(f"{part}={fraction}" for part, fraction in fractions.items())
+        raise ValueError(f"the fractions must add up to at most 1, got {total}")
+
+
+def check_data(
+    x: Array, labels: Array, augment: Augmentation | None, standardize: str | None
+) -> Array:
+    """Refuse inputs and classes that can't be learned from.
+
+    Returns:
+        The inputs, with the axis of channels that images may lack.
+
+    Raises:
+        ValueError: saying what is wrong, and in which example.
+    """
+    if x.ndim == 3:
+        x = x[:, None]
+    if x.ndim not in (2, 4) or not x.size:
+        raise ValueError(
+            "the inputs must be images (m, C, H, W) or (m, H, W), or features (m, n), got shape "
+            f"{x.shape}"
+        )
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"the inputs must be real numbers, got {x.dtype}")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        row = int(np.argwhere(~np.isfinite(x))[0][0])
+        raise ValueError(f"the inputs must be finite, got NaN or infinity in example {row}")
+    if labels.shape != (len(x),):
+        raise ValueError(
+            f"there must be one class for each of {len(x)} examples, got shape {labels.shape}"
+        )
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise ValueError(f"class of example {int(np.isnan(labels).argmax())} is missing (NaN)")
+    if len(np.unique(labels)) < 2:
+        raise ValueError(f"there must be two classes or more, got {labels[0]} alone")
+    if x.ndim == 2 and standardize == "channel":
+        raise ValueError("standardize='channel' is for images, and the inputs are features")
+    if x.ndim == 2 and augment and augment.moves_pixels:
+        strong = [k for k, v in augment.strengths().items() if v and k != "noise"]
+        raise ValueError(f"augment.{strong[0]} is for images, and the inputs are features")
+    return x
