@@ -163,5 +163,5 @@ class Augmented(Dataset[tuple[Tensor, ...]]):
 def seed_worker(worker: int) -> None:
     """Seed a worker's copy of the generator; the seed is drawn each epoch, by the order's."""
     info = get_worker_info()
-    if info is not None:
+    if info is not None and isinstance(info.dataset, Augmented):
         info.dataset.generator.manual_seed(info.seed)

@@ -140,10 +140,10 @@ class ClassificationData(LightningDataModule):
         rows = split(names[y], self.fractions, self.seed)
         per = self.standardize or (self.images_per if x.ndim == 4 else "feature")
         inputs = standardized(x, rows, per)
-        self._classes = names.tolist()
+        self._classes: list[Any] = names.tolist()
         digest = hashlib.sha256(repr((x.shape, str(x.dtype), self._classes)).encode())
-        digest.update(np.ascontiguousarray(x))
-        digest.update(y)
+        digest.update(np.ascontiguousarray(x).data)
+        digest.update(y.data)
         self._digest = digest.hexdigest()
         self._parts = {
             part: TensorDataset(inputs[part], torch.tensor(y[chosen]))

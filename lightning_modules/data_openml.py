@@ -62,19 +62,19 @@ class OpenMLDataModule(ClassificationData):
             raise ValueError(f"name must be one of {', '.join(get_args(Name))}, got {name!r}")
         self.examples = LISTED[name].examples
         super().__init__(**options)
-        self.name, self.folder = name, folder
+        self._name, self.folder = name, folder
 
     def prepare_data(self) -> None:
         """Download what is not there; one process does so for all."""
         file = self.file
         if not _intact(file):
-            _fetch(self.name, file)
+            _fetch(self._name, file)
 
     @property
     def file(self) -> Path:
         """Where the images are kept."""
         folder = Path(self.folder) if self.folder else Path(get_data_home()) / "refnet"
-        return folder / f"{self.name}.npz"
+        return folder / f"{self._name}.npz"
 
     def read(self) -> tuple[Array, Array]:
         """Return pixels from 0 to 255, (m, C, H, W) uint8, and the classes."""

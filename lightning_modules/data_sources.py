@@ -57,7 +57,7 @@ class ArraysDataModule(ClassificationData):
 
 
 class CSVDataModule(ClassificationData):
-    """A table with a header: one column is the class, all others are numbers.
+    r"""A table with a header: one column is the class, all others are numbers.
 
     Args:
         path: the file, or an address, as pandas reads it; compressed, if its name ends in .gz or
@@ -71,7 +71,7 @@ class CSVDataModule(ClassificationData):
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "flowers.csv"
-        >>> _ = file.write_text("length,width,kind\\n" + "1,2,rose\\n3,5,tulip\\n" * 20)
+        >>> _ = file.write_text("length,width,kind\n" + "1,2,rose\n3,5,tulip\n" * 20)
         >>> data = CSVDataModule(str(file), target="kind")
         >>> data.shape, data.classes
         ((2,), ['rose', 'tulip'])

@@ -21,6 +21,7 @@ WORSE, ANOTHER, INCONCLUSIVE = "worse", "another function", "inconclusive"
 NULL = "null direction"  # listed, not judged
 PASSING = (BETTER, AS_GOOD, NULL)
 FEW = 100  # rows, that a table may show
+ALIKE = 3  # failures of a quantity that are shown one by one
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Report:
             AssertionError: a row failed, or there is none.
         """
         if not self.passed:
-            lines = [_sentence(row) for row in self.failures]
+            lines = [_sentence(row) for row in shortened(self.failures)]
             raise AssertionError("\n".join(lines) or "nothing was checked")
 
     def to_json(self) -> str:
@@ -218,19 +219,24 @@ class Report:
         return f"{len(self.rows)} rows: {listed or 'nothing was checked'}"
 
     def digest(self) -> list[Row]:
-        """Return the failures, and of all rows of a subject, dtype and rule the tightest one."""
+        """Return the failures, then the tightest row of each subject, dtype and rule that pass.
+
+        Where many fail, the first of each quantity stands for the others.
+        """
+        failures = shortened(self.failures)
         groups: dict[tuple[str, str, str], list[Row]] = {}
         for row in self.rows:
             groups.setdefault((row.subject, row.dtype, row.rule), []).append(row)
         chosen: list[Row] = []
         for rows in groups.values():
-            failures = [row for row in rows if not row.passed]
+            if not all(row.passed for row in rows):
+                continue
             tightest = max(rows, key=lambda row: row.used)
             better = sum(row.verdict == BETTER for row in rows)
             count = f"tightest of {len(rows)}" + f", {better} better" * bool(better)
             note = f"({count}) {tightest.note}".strip() if len(rows) > 1 else tightest.note
-            chosen += failures or [replace(tightest, note=note)]
-        return chosen
+            chosen.append(replace(tightest, note=note))
+        return failures + chosen
 
     def print(
         self,
@@ -250,7 +256,7 @@ class Report:
                 where they fail.
         """
         if failures_only:
-            rows = self.failures
+            rows = self.failures if every else shortened(self.failures)
         elif every or len(self.rows) <= FEW:
             rows = self.rows
         else:
@@ -260,6 +266,29 @@ class Report:
         if rows:
             console.print(_table(rows))
         console.print(self.summary(), style="green" if self.passed else "bold red", markup=False)
+        if self.kills is not None:
+            caught = sum(bool(kill.caught) for kill in self.kills.kills)
+            text = f"{caught} of {len(self.kills.kills)} planted bugs are caught by these checks"
+            console.print(text, style="bold red" if self.kills.survivors else None, markup=False)
+
+
+def shortened(failures: Iterable[Row]) -> list[Row]:
+    """Return failures one by one where they are few, else the first of a kind and their number.
+
+    Example:
+        >>> row = Row("relu", "easy", "output", "float64", 1.0, 0.0, 1e-11, "1e-11", ANOTHER)
+        >>> [short.note for short in shortened([row] * 12)]
+        ['(the first of 12)']
+    """
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in failures:
+        key = (row.subject, row.dtype, row.quantity, row.verdict)
+        groups.setdefault(key, []).append(row)
+    chosen = []
+    for rows in groups.values():
+        note = f"(the first of {len(rows)}) {rows[0].note}".strip()
+        chosen += rows if len(rows) <= ALIKE else [replace(rows[0], note=note)]
+    return chosen
 
 
 def environment() -> dict[str, Any]:
@@ -295,7 +324,7 @@ HEADINGS = [
 def _cells(row: Row) -> list[str]:
     numbers = [_number(n) for n in (row.error, row.builtin_error, row.bound, row.floor)]
     nearest = ""
-    if row.nearest:
+    if row.nearest and row.passed:
         nearest = f"({row.margin:.3g} bounds from the bug: {row.nearest})"
     verdict = " ".join(filter(None, (row.verdict, row.note, nearest)))
     return [f"{row.subject}: {row.case}", row.quantity, row.dtype, *numbers, row.rule, verdict]

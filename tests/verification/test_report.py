@@ -167,9 +167,36 @@ def test_markdown_has_the_counts_the_rows_and_the_planted_bugs() -> None:
     table = [line.split(" | ") for line in lines if line.startswith("| relu")]
     assert len(table) == 1  # the failures of a group stand for it
     assert len(table[0]) == len(lines[4].split(" | "))
-    assert table[0][-1].startswith("another function a note (12.5 bounds from the bug: slope 1.01)")
+    assert table[0][-1].startswith("another function a note |")
     assert "1 of 2 planted bugs are caught (settings abc)." in lines
     assert "- survives: relu, slope | 1.01" in lines
+
+
+def test_a_row_that_passes_says_how_far_the_nearest_bug_is() -> None:
+    near = {"margin": 12.5, "nearest": "slope 1.01"}
+    said = "(12.5 bounds from the bug: slope 1.01)"
+    assert said in printed(Report([replace(GOOD, **near)]))
+    assert said not in printed(Report([replace(BAD, **near)]))  # it is one
+
+
+def test_many_failures_of_a_kind_are_one_line() -> None:
+    many = Report([replace(BAD, case=f"case {i}") for i in range(12)] + [GOOD])
+    with pytest.raises(AssertionError) as caught:
+        many.raise_if_failed()
+    assert len(str(caught.value).splitlines()) == 1
+    for text in (str(caught.value), printed(many, failures_only=True)):
+        assert "case 0" in text
+        assert "(the first of 12)" in text
+        assert "case 1" not in text
+    assert "case 11" in printed(many, failures_only=True, every=True)
+    few = Report([replace(BAD, case=f"case {i}") for i in range(3)])
+    assert "case 2" in printed(few, failures_only=True)
+
+
+def test_the_planted_bugs_are_counted_below() -> None:
+    kill = Kill("relu", "zeros", "trivial candidate", "quick", [BAD])
+    text = printed(Report([GOOD], kills=KillMatrix("abc", [kill, replace(kill, caught=[])])))
+    assert "1 of 2 planted bugs are caught by these checks" in text
 
 
 def test_a_bar_does_not_split_a_cell() -> None:

@@ -24,6 +24,7 @@ from verification.report import Report, Row
 
 TIME_LIMIT = 60.0  # s for a case
 SHRINKING = 10.0  # s for the search of a smaller input
+EXPLAINED = 4  # quantities: what is wrong in one is mostly wrong in the others too
 
 EXAMPLES = """\
 examples:
@@ -88,21 +89,28 @@ def _run(make: Any, limit: float, options: argparse.Namespace) -> list[Row]:
 
 def _explain(console: Console, kind: str, report: Report, options: argparse.Namespace) -> None:
     """Print how to repeat what failed, and the smallest input that still does."""
-    first: dict[tuple[str, str], Row] = {}
+    first: dict[str, Row] = {}
     for row in report.failures:
-        first.setdefault((row.quantity, row.rule), row)
-    if not first:
+        first.setdefault(row.quantity, row)
+    chosen = list(first.values())[:EXPLAINED]
+    if not chosen:
         return
-    chosen = list(first.values())
     make = partial(smaller_parts, kind, options.candidate, options.like, options.device, chosen)
     found = _smaller(make, options) if options.shrink else [[] for _ in chosen]
+    lines: list[str] = []
+    printed: set[str] = set()
     for row, smaller in zip(chosen, found, strict=True):
-        lines = [f"{row.case}, {row.quantity} {row.dtype}: {row.verdict} {row.note}".rstrip()]
-        lines += [f"  repeat:   {row.repeat}"]
+        lines += ["", f"{row.quantity} {row.dtype}: {row.verdict} {row.note}".rstrip()]
+        lines += [f"  first in: {row.case}", f"  repeat:   {row.repeat}"]
         for small in smaller:
             if small.repeat:  # else the search itself failed
-                lines += [f"  smallest: {small.case}", f"  repeat:   {small.repeat}"]
-        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+                lines += [f"  smallest: {small.case}"]
+                lines += [] if small.repeat in printed else [f"  repeat:   {small.repeat}"]
+                printed.add(small.repeat)
+    if len(first) > EXPLAINED:
+        others = ", ".join(list(first)[EXPLAINED:])
+        lines += ["", f"likewise, not searched for the smallest input: {others}"]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def _smaller(make: Any, options: argparse.Namespace) -> list[list[Row]]:
