@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning import Trainer
@@ -27,7 +28,9 @@ from torch import nn
 
 from lightning_modules.callbacks import HowToGoOn, Pictures, is_trial, progress, run_folder
 from lightning_modules.classifier import Classifier
-from lightning_modules.data import DigitsDataModule
+from lightning_modules.data import ClassificationData
+from lightning_modules.data_openml import OpenMLDataModule  # noqa: F401 (--data knows what is imported)
+from lightning_modules.data_sources import CSVDataModule  # noqa: F401
 from lightning_modules.errors import Parser, UserError, explained, stop
 from lightning_modules.files import (
     SUBCOMMANDS,
@@ -39,6 +42,7 @@ from lightning_modules.files import (
     check_schedule,
     command,
     find_checkpoint,
+    fit_sizes,
     load_checkpoint,
     relative,
     with_configs,
@@ -57,14 +61,14 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 
 class TrainCLI(LightningCLI):
-    """Lightning's command line for the digits, with its callbacks, loggers and summary.
+    """Lightning's command line for a classifier, with its callbacks, loggers and summary.
 
     Attributes:
         summary: what a fit came to; None before, and after a `--trainer.fast_dev_run`.
     """
 
     summary: Summary | None = None
-    datamodule: DigitsDataModule
+    datamodule: ClassificationData
     model: Classifier
 
     @staticmethod
@@ -75,6 +79,7 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Add the options of the run, of `--early_stopping` and of `--checkpoint`."""
+        parser.set_defaults({"data": {"class_path": "lightning_modules.DigitsDataModule"}})
         parser.link_arguments("model.implementation", "model.net.init_args.implementation")
         parser.add_argument(
             "--name",
@@ -147,7 +152,9 @@ class TrainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything, and try the optimizer and the checkpoint, so that mistakes show now."""
         with explained():
+            data = self._read_data()
             super().instantiate_classes()
+            self.datamodule.take(data)
             check_schedule(self.model.configure_optimizers())
             if self.subcommand == "test" and not self.datamodule.fractions["test"]:
                 raise UserError("test: there is no test set, since --data.test is 0")
@@ -161,7 +168,17 @@ class TrainCLI(LightningCLI):
                     self.datamodule.load_state_dict(state)
                 if self.subcommand == "fit":
                     check_epochs(path, self._checkpoint, self.trainer.max_epochs)
-        check_outputs(self.model)  # runs the net, whose errors are its own
+        check_outputs(self.model, data)  # runs the net, whose errors are its own
+
+    def _read_data(self) -> ClassificationData:
+        """Build and read the data ahead of the net, whose sizes follow it."""
+        config = self.config[self.subcommand]
+        parser = Parser()
+        parser.add_subclass_arguments(ClassificationData, "data")
+        data: ClassificationData = parser.instantiate_classes(Namespace(data=config.data)).data
+        data.setup()
+        fit_sizes(config.model, data)
+        return data
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with loggers, progress, pictures and the learning rate's record."""
@@ -274,9 +291,13 @@ def main(args: list[str] | None = None) -> TrainCLI:
     try:
         return TrainCLI(
             Classifier,
-            DigitsDataModule,
+            ClassificationData,
+            subclass_mode_data=True,
             parser_class=Parser,
-            parser_kwargs={"prog": PROG, "description": "Train, validate and test on digits."},
+            parser_kwargs={
+                "prog": PROG,
+                "description": "Train, validate and test a net on digits, or on data of yours.",
+            },
             trainer_defaults=TRAINER_DEFAULTS,
             # Each run has a folder of its own, except with trainer.logger=false.
             save_config_kwargs={"overwrite": True},

@@ -31,8 +31,6 @@ __all__ = ["ClassificationData", "DigitsDataModule", "Part", "fractions_for", "s
 
 Batches = DataLoader[tuple[torch.Tensor, ...]]
 
-CLASSES = 10
-
 _LIVE = ("augment", "path", "folder", "x", "y")  # not plain types: left out of checkpoints
 
 
@@ -128,6 +126,11 @@ class ClassificationData(LightningDataModule):
         self.setup()
         return self._classes
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
     def setup(self, stage: str | None = None) -> None:
         """Read, split and standardize; the second call and later ones change nothing."""
         if self._parts:
@@ -149,6 +152,11 @@ class ClassificationData(LightningDataModule):
             part: TensorDataset(inputs[part], torch.tensor(y[chosen]))
             for part, chosen in rows.items()
         }
+
+    def take(self, other: ClassificationData) -> None:
+        """Spare reading what another module with the same arguments has read."""
+        for name in ("_parts", "_classes", "_digest", "examples"):
+            setattr(self, name, getattr(other, name))
 
     def dataset(self, part: Part) -> TensorDataset:
         """Return one of the three sets: inputs (n, ...) float32 and classes (n,) int64."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_modules.data import CLASSES
+from lightning_modules.data import ClassificationData
 from lightning_modules.errors import UserError
 
 SUBCOMMANDS = ("fit", "validate", "test")
@@ -160,8 +161,27 @@ def check_schedule(optimizers: Any) -> None:
         )
 
 
-def check_outputs(model: Any) -> None:
-    """Refuse a net that takes no digits, or that tells another number of classes apart.
+def fit_sizes(model: Any, data: ClassificationData) -> None:
+    """Give a net that was left at the digits' sizes those of other data.
+
+    Args:
+        model: the configuration of the model: `num_classes`, and `init_args` of its net.
+        data: any data; for the digits nothing changes.
+    """
+    images = len(data.shape) == 3  # (C, H, W), else (n,)
+    ours = {"in_features": (64, math.prod(data.shape)), "out_features": (10, data.num_classes)}
+    if images:
+        ours |= {"in_channels": (1, data.shape[0]), "image_size": (8, data.shape[-1])}
+    net = getattr(model.net, "init_args", None) or {}
+    for name, (digits, size) in ours.items():
+        if name in net and net[name] == digits:
+            net[name] = size
+    if model.num_classes == 10:
+        model.num_classes = data.num_classes
+
+
+def check_outputs(model: Any, data: ClassificationData) -> None:
+    """Refuse a net that can't take the data, or that tells another number of classes apart.
 
     Raises:
         UserError: naming the option.
@@ -170,15 +190,17 @@ def check_outputs(model: Any) -> None:
     was_training = model.training
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, 1, 8, 8))
+            logits = model.eval()(torch.zeros(1, *data.shape))
     except RuntimeError as error:
-        raise UserError(f"--model.net can't take images (N, 1, 8, 8): {error}") from error
+        kind = "images" if len(data.shape) == 3 else "features"
+        shape = ", ".join(map(str, data.shape))
+        raise UserError(f"--model.net can't take {kind} (N, {shape}): {error}") from error
     finally:
         model.train(was_training)
-    if tuple(logits.shape) != (1, classes) or classes < CLASSES:
+    if tuple(logits.shape) != (1, classes) or classes < data.num_classes:
         raise UserError(
             f"--model.num_classes {classes}: the net has {logits.shape[-1]} outputs, "
-            f"and there are {CLASSES} digits"
+            f"and there are {data.num_classes} classes"
         )
 
 

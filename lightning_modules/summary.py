@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from lightning_modules import plots
 from lightning_modules.classifier import Classifier
-from lightning_modules.data import CLASSES, DigitsDataModule, Part
+from lightning_modules.data import ClassificationData, Part
 
 HUMAN_ERROR = 0.0  # people read these digits almost without error (lecture, "Bias and variance")
 
@@ -59,7 +59,7 @@ def measure(
     predicted = logits.argmax(dim=1).cpu().numpy()
     labels = torch.cat([batch[1] for batch in batches]).numpy()
     labels = labels[: len(predicted)]  # fewer with trainer.limit_predict_batches
-    confusion = confusion_matrix(labels, predicted, labels=range(CLASSES))
+    confusion = confusion_matrix(labels, predicted, labels=range(model.confusion.num_classes))
     return Measured(int(np.trace(confusion)), len(labels), confusion.tolist())
 
 
@@ -97,7 +97,7 @@ class Summary:
 def summarize(
     trainer: Trainer,
     model: Classifier,
-    data: DigitsDataModule,
+    data: ClassificationData,
     *,
     folder: Path,
     name: str,
@@ -110,7 +110,7 @@ def summarize(
     Args:
         trainer: the trainer of the fit.
         model: the trained module; it gets the weights of the best checkpoint.
-        data: the digits.
+        data: what it was trained on.
         folder: of the run; gets summary.json and the confusion matrices.
         name: of the configuration.
         seed: of the run.

@@ -88,14 +88,17 @@ class Training:
         measure: Any = self.settings.measure
         with watching(trial, measure) as watched:
             try:
-                run(path)
+                error = run(path)
             finally:
                 shutil.rmtree(path.with_suffix("") / "version_0/checkpoints", ignore_errors=True)
+        trial.set_user_attr("dev_error", error)
         return watched.best
 
 
-def run(path: Path) -> None:
-    """Fit a configuration; what it prints goes to a file beside it."""
+def run(path: Path) -> float | None:
+    """Fit a configuration and return its dev error in percent; what it prints goes beside it."""
+    from optuna import TrialPruned
+
     from lightning_modules.cli import main
 
     args = ["fit", "--config", str(path), "--name", path.stem, "--read_test", "false"]
@@ -109,7 +112,9 @@ def run(path: Path) -> None:
         contextlib.redirect_stderr(out),
     ):
         try:
-            main(args)
+            summary = main(args).summary
+        except TrialPruned:
+            raise
         except SystemExit as error:
             if error.code == 1:  # what Lightning makes of a KeyboardInterrupt
                 raise KeyboardInterrupt from error
@@ -117,3 +122,4 @@ def run(path: Path) -> None:
         except Exception:
             traceback.print_exc(file=out)
             raise
+    return None if summary is None else summary.dev_error

@@ -59,8 +59,9 @@ class CoarseToFine(BaseSampler):
         >>> import optuna
         >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
         >>> study = optuna.create_study(sampler=CoarseToFine(seed=0, rounds=3, size=20, best=5))
-        >>> study.optimize(lambda t: math.log10(t.suggest_float("α", 1e-4, 1, log=True) / 0.01) ** 2,
-        ...                n_trials=60)
+        >>> def distance(trial):
+        ...     return abs(math.log10(trial.suggest_float("α", 1e-4, 1, log=True) / 0.01))
+        >>> study.optimize(distance, n_trials=60)
         >>> low, high = study.user_attrs["box of round 2"]["α"]
         >>> 1e-4 < low < 0.01 < high < 1
         True

@@ -33,7 +33,8 @@ class Hyperparameter:
 
     Args:
         name: in tables and plots.
-        key: where its value goes in the configuration; a number counts the entries of a list.
+        key: where its value goes in the configuration, as on the command line: model.optimizer.lr;
+            a number counts the entries of a list, from 0.
         low: smallest value; integers are drawn as integers.
         high: largest value.
         scale: "linear": the value is uniform; "log": its logarithm is.
@@ -213,14 +214,21 @@ def _assign(config: Any, key: str, value: Any) -> None:
     *way, last = [int(part) if part.isdecimal() else part for part in key.split(".")]
     try:
         for part, following in zip(way, [*way[1:], last], strict=True):
-            empty: Any = [] if isinstance(following, int) else {}
-            if isinstance(part, int):
-                config = config[part]
-            else:
-                config = config[part] = empty if config.get(part) is None else config[part]
+            config = _arguments(config, part)
+            if not isinstance(part, int) and config.get(part) is None:
+                config[part] = [] if isinstance(following, int) else {}
+            config = config[part]
+        config = _arguments(config, last)
         if isinstance(last, int) and last == len(config):
             config.append(value)
         else:
             config[last] = value
     except (TypeError, IndexError, AttributeError, KeyError) as error:
         raise ValueError(f"--space: there is no place for {key} in the configuration") from error
+
+
+def _arguments(config: Any, part: int | str) -> Any:
+    # An object of the configuration has its arguments one level below.
+    if isinstance(config, dict) and "class_path" in config and part not in config:
+        return config if part == "init_args" else config.setdefault("init_args", {})
+    return config

@@ -2,9 +2,12 @@
 
 The same formulas as in `sgd`, `momentum`, `rmsprop` and `adam`, which are the reference.
 
-Legend: W parameter, dW its gradient, V and G averages of dW, S of dW², t step, n
-number of elements; a plural is a table with a row for each parameter. lr α, momentum and betas β,
-decay λ/m. What depends on t is computed in double and rounded once, to the dtype (`real`) of W.
+Legend: W parameter, dW its gradient, V and G averages of dW, S of dW², t step, n number of
+elements; a plural is a table with a column for each parameter. lr α, momentum and betas β, decay
+λ/m, real the dtype of W.
+
+Sums and products are in double, and rounded as they are stored. That costs nothing, since a step
+waits for memory; roots and quotients in double would (twice the time), so they are in `real`.
 """
 
 from __future__ import annotations
@@ -27,18 +30,15 @@ def sgd(
     """
     for k in range(first, last):
         w, dw, v = ws[k], dws[k], vs[k]
-        real = type(w[0])
         for i in range(ns[k]):
-            g = -dw[i] if maximize else dw[i]
+            g = float(-dw[i] if maximize else dw[i])
             if decay != 0:
-                g = g + real(decay) * w[i]
+                g += decay * w[i]
             if momentum != 0:
-                if ts[k] == 1:
-                    v[i] = g
-                else:
-                    v[i] = real(1 - dampening) * g + real(momentum) * v[i]
-                g = g + real(momentum) * v[i] if nesterov else v[i]
-            w[i] = w[i] - real(lr) * g
+                new_v = g if ts[k] == 1 else (1 - dampening) * g + momentum * v[i]
+                g = g + momentum * new_v if nesterov else new_v
+                v[i] = new_v
+            w[i] -= lr * g
 
 
 @compiled()
@@ -49,14 +49,14 @@ def momentum_rule(
     """V ← βV + (1 − β) dW;  W ← W − αV, or with bias correction W − α V / (1 − βᵗ)."""
     for k in range(first, last):
         w, dw, v, t = ws[k], dws[k], vs[k], ts[k]
-        real = type(w[0])
-        rate = real(lr / (1 - momentum**t) if bias_correction else lr)
+        rate = lr / (1 - momentum**t) if bias_correction else lr
         for i in range(ns[k]):
-            g = -dw[i] if maximize else dw[i]
+            g = float(-dw[i] if maximize else dw[i])
             if decay != 0:
-                g = g + real(decay) * w[i]
-            v[i] = real(1 - momentum) * g + real(momentum) * v[i]
-            w[i] = w[i] - rate * v[i]
+                g += decay * w[i]
+            new_v = (1 - momentum) * g + momentum * v[i]
+            v[i] = new_v
+            w[i] -= rate * new_v
 
 
 @compiled()
@@ -74,26 +74,28 @@ def rmsprop(
         w, dw, s, v, g = ws[k], dws[k], ss[k], vs[k], gs[k]
         real = type(w[0])
         for i in range(ns[k]):
-            d = -dw[i] if maximize else dw[i]
+            d = float(-dw[i] if maximize else dw[i])
             if decay != 0:
-                d = d + real(decay) * w[i]
-            s[i] = real(1 - alpha) * d * d + real(alpha) * s[i]
-            spread = s[i]
+                d += decay * w[i]
+            new_s = (1 - alpha) * d * d + alpha * s[i]
+            s[i] = new_s
             if centered:
-                g[i] = g[i] + real(1 - alpha) * (d - g[i])
-                spread = s[i] - g[i] * g[i]
-            root = sqrt(spread + real(eps)) if eps_inside_root else sqrt(spread) + real(eps)
+                new_g = g[i] + (1 - alpha) * (d - g[i])
+                g[i] = new_g
+                new_s -= new_g * new_g
+            root = sqrt(real(new_s + eps)) if eps_inside_root else sqrt(real(new_s)) + real(eps)
             if momentum > 0:
-                v[i] = real(momentum) * v[i] + d / root
-                w[i] = w[i] - real(lr) * v[i]
+                new_v = momentum * v[i] + real(d) / root
+                v[i] = new_v
+                w[i] -= lr * new_v
             else:
-                w[i] = w[i] - real(lr) * d / root
+                w[i] -= real(lr * d) / root
 
 
 @compiled()
 def adam(
-    ws: Pointers, dws: Pointers, vs: Pointers, ss: Pointers, s_maxes: Pointers, ts: Doubles, ns: Ints,
-    first: int, last: int,
+    ws: Pointers, dws: Pointers, vs: Pointers, ss: Pointers, s_maxes: Pointers, ts: Doubles,
+    ns: Ints, first: int, last: int,
     lr: float, beta1: float, beta2: float, eps: float, amsgrad: bool,
     decay: float, decoupled: bool, maximize: bool,
 ) -> None:  # fmt: skip
@@ -105,21 +107,21 @@ def adam(
     for k in range(first, last):
         w, dw, v, s, s_max, t = ws[k], dws[k], vs[k], ss[k], s_maxes[k], ts[k]
         real = type(w[0])
-        rate = real(lr / (1 - beta1**t))
-        correction = real(sqrt(1 - beta2**t))  # √S / correction = √Ŝ
+        correction = sqrt(1 - beta2**t)  # α V̂ / (√Ŝ + ε) = rate V / (√S + ε correction)
+        rate = lr / (1 - beta1**t) * correction
         for i in range(ns[k]):
-            x = w[i]
-            g = -dw[i] if maximize else dw[i]
+            x = float(w[i])
+            g = float(-dw[i] if maximize else dw[i])
             if decoupled:
-                x = x * real(1 - lr * decay)
+                x *= 1 - lr * decay
             elif decay != 0:
-                g = g + real(decay) * x
-            v[i] = v[i] + real(1 - beta1) * (g - v[i])
-            s[i] = real(1 - beta2) * g * g + real(beta2) * s[i]
-            largest = s[i]
+                g += decay * x
+            new_v = v[i] + (1 - beta1) * (g - v[i])
+            new_s = (1 - beta2) * g * g + beta2 * s[i]
+            v[i] = new_v
+            s[i] = new_s
             if amsgrad:
-                if s_max[i] > s[i] or s_max[i] != s_max[i]:  # NaN stays
-                    largest = s_max[i]
-                s_max[i] = largest
-            root = sqrt(largest) / correction
-            w[i] = x - rate * v[i] / (root + real(eps))
+                if s_max[i] > new_s or s_max[i] != s_max[i]:  # NaN stays
+                    new_s = float(s_max[i])
+                s_max[i] = new_s
+            w[i] = x - real(rate * new_v) / (sqrt(real(new_s)) + real(eps * correction))

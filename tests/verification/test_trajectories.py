@@ -63,6 +63,23 @@ def test_beside_the_builtin() -> None:
         assert judged.error == pytest.approx(error, rel=1e-3)
 
 
+def test_beside_the_builtin_where_every_rounding_grows() -> None:
+    for error, verdict in ((2.9e-9, "as good"), (3.1e-9, "another function")):
+        judged = beside_builtin([sample(0.0, 0.0), sample(error, 0.0, response=1e-10)])
+        assert (judged.verdict, judged.seed) == (verdict, 1)
+        assert judged.rule == "builtin to 30·P64·(norm + distance)"
+    assert beside_builtin([sample(1e-2, 0.0, response=1e-1)]).verdict == "inconclusive"
+    assert beside_builtin([sample(0.0, None)]).verdict == "another function"
+
+
+def test_of_a_chaotic_run_the_oracles_response_counts() -> None:
+    for error, verdict in ((7400 * EPS, "as good"), (7600 * EPS, "worse")):
+        judged = own_precision([sample(error, 2000 * EPS, response=3000 * EPS)], EPS)
+        assert (judged.verdict, judged.rule) == (verdict, "2.5·P, chaotic")
+    tame = own_precision([sample(800 * EPS, 500 * EPS, response=900 * EPS)], EPS)
+    assert (tame.verdict, tame.rule) == ("worse", "1.25·builtin")
+
+
 def test_beside_the_oracle() -> None:
     for error, verdict in ((0.9e-11, "as good"), (1.1e-11, "another function")):
         judged = beside_oracle([sample(error, None), sample(0.0, None)])
