@@ -175,7 +175,7 @@ class TrainCLI(LightningCLI):
         config = self.config[self.subcommand]
         parser = Parser()
         parser.add_subclass_arguments(ClassificationData, "data")
-        data: ClassificationData = parser.instantiate_classes(Namespace(data=config.data)).data
+        data: ClassificationData = parser.instantiate(Namespace(data=config.data)).data
         data.setup()
         fit_sizes(config.model, data)
         return data

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from lightning_modules.augmentation import Augmentation
 from lightning_modules.data import ClassificationData
 from lightning_modules.data_openml import OpenMLDataModule  # noqa: F401 (--data knows it by name)
 from lightning_modules.data_sources import CSVDataModule  # noqa: F401
 from lightning_modules.errors import Parser, explained
+from lightning_modules.quiet import quiet
 
 ROWS, VARIATIONS = 8, 9
 
@@ -39,6 +39,7 @@ def draw(data: ClassificationData, path: Path, seed: int = 0) -> Path:
 
     Example:
         >>> import tempfile
+        >>> from lightning_modules.augmentation import Augmentation
         >>> from lightning_modules.data import DigitsDataModule
         >>> data = DigitsDataModule(augment=Augmentation(rotate=10))
         >>> draw(data, Path(tempfile.mkdtemp()) / "samples.png").stat().st_size > 5000
@@ -56,7 +57,7 @@ def draw(data: ClassificationData, path: Path, seed: int = 0) -> Path:
         varied = torch.arange(len(shown)) % (1 + VARIATIONS) > 0
         shown[varied] = data.augment(shown[varied], generator)
     figure = Figure(figsize=(1 + VARIATIONS, 1.15 * ROWS), layout="constrained")
-    cells = figure.subplots(ROWS, 1 + VARIATIONS, squeeze=False).flat
+    cells = list(figure.subplots(ROWS, 1 + VARIATIONS, squeeze=False).flat)
     for axes in cells:
         axes.set_axis_off()
     low, high = shown.quantile(0.005), shown.quantile(0.995)  # of standardized pixels
@@ -78,7 +79,8 @@ def draw(data: ClassificationData, path: Path, seed: int = 0) -> Path:
 def counts(data: ClassificationData) -> Table:
     """Return a table of how many examples of each class each set holds."""
     parts = [part for part, fraction in data.fractions.items() if fraction]
-    table = Table(title=f"{data.examples} examples of shape {data.shape}")
+    shape = " x ".join(map(str, data.shape))
+    table = Table(title=f"{data.examples:,} examples: {shape}")
     for column in ("class", *parts):
         table.add_column(column, justify="left" if column == "class" else "right")
     labels = [data.dataset(part).tensors[1].numpy() for part in parts]
@@ -96,13 +98,14 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: code 2 and a line or two on stderr, for a mistake in args.
     """
+    quiet()
     parser = Parser(prog="python -m lightning_modules.data_samples", description=__doc__)
     parser.add_subclass_arguments(ClassificationData, "data")
     parser.set_defaults({"data": {"class_path": "lightning_modules.DigitsDataModule"}})
     parser.add_argument("--out", type=str, default="runs/data_samples", help="folder to write to")
     config = parser.parse_args(args)
     with explained():
-        data: ClassificationData = parser.instantiate_classes(config).data
+        data: ClassificationData = parser.instantiate(config).data
         data.setup()
     Console().print(counts(data))
     if len(data.shape) == 3:

@@ -151,7 +151,7 @@ def _oracle(
 
 def _found(cost: Tensor, gradients: Mapping[str, Tensor]) -> Found:
     grads = {f"grad {name}": g.detach().numpy() for name, g in gradients.items()}
-    return {"cost": cost.detach().numpy(), **grads}  # type: ignore[dict-item]
+    return {"cost": cost.detach().numpy(), **grads}
 
 
 def _copy(net: nn.Module, activations: Sequence[str], layers: Any) -> nn.Module:

@@ -129,7 +129,7 @@ def test_overrides(here: Path) -> None:
     assert [p.shape[0] for n, p in cli.model.net.named_parameters() if "linear" in n] == [16, 8]
     config = yaml.safe_load((here / "out" / "trial" / "version_0" / "config.yaml").read_text())
     assert config["model"]["optimizer"]["init_args"]["lr"] == 0.25
-    assert config["data"]["batch_size"] == 32
+    assert config["data"]["init_args"]["batch_size"] == 32
     assert config["name"] == "trial"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules.cli import main
+from verification.__main__ import main as verification
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -40,8 +42,30 @@ def test_the_trainer_with_the_plugin_is_accepted() -> None:
     assert isinstance(namespace["trainer"], pl.Trainer)
 
 
+def test_the_op_of_ones_own_is_told_what_is_wrong_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(snippet("def my_relu"))
+    (command,) = re.findall(r"^python -m verification (op mine.*)$", README, re.MULTILINE)
+    assert verification(shlex.split(command)) == 1
+    printed = capfd.readouterr().out
+    (counts,) = re.findall(r"^220 rows: .*$", README, re.MULTILINE)
+    assert counts in printed
+    (repeat,) = re.findall(r"repeat: +(python .* --case '0, inf, NaN' .*)", README)
+    assert repeat in printed
+    assert verification(shlex.split(repeat)[3:]) == 1
+
+
+def test_the_public_functions_run() -> None:
+    namespace: dict[str, Any] = {"torch": torch, "my_batch_norm": torch.nn.functional.batch_norm}
+    exec(snippet("from verification import verify_op"), namespace)
+    assert namespace["report"].passed
+    namespace["test_my_batch_norm"](namespace["verify_op"])
+
+
 def test_every_snippet_is_run_here() -> None:
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 5
 
 
 def test_the_module_trains() -> None:

@@ -13,7 +13,7 @@ W^T dz and g'(z~).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -110,8 +110,8 @@ def _logistic(z: Exact) -> Exact:
     return a
 
 
-# g and g'
-_ACTIVATIONS = {
+_Function = Callable[[Exact], Exact]
+_ACTIVATIONS: dict[str, tuple[_Function, _Function]] = {  # g and g'
     "sigmoid": (_logistic, lambda z: _logistic(z) * _logistic(-z)),
     "tanh": (np.tanh, lambda z: np.cosh(z) ** -2),
     "relu": (lambda z: np.maximum(z, 0), lambda z: np.where(z > 0, exact(1), 0)),

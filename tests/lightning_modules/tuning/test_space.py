@@ -88,11 +88,12 @@ def test_values_go_where_the_command_line_has_them() -> None:
         "model": {"optimizer": {"class_path": "refnet.optim.Adam", "init_args": {"lr": 1.0}}},
         "data": {"batch_size": 64},
     }
+    share = {"low": 0.1, "high": 0.9}
     space = space_from(
         {
-            "α": {"key": "model.optimizer.lr", "low": 0.1, "high": 0.9},
-            "1 - β1": {"key": "model.optimizer.betas.0", "low": 0.1, "high": 0.9, "complement": True},
-            "1 - β2": {"key": "model.optimizer.betas.1", "low": 0.1, "high": 0.9, "complement": True},
+            "α": {"key": "model.optimizer.lr", **share},
+            "1 - β1": {"key": "model.optimizer.betas.0", **share, "complement": True},
+            "1 - β2": {"key": "model.optimizer.betas.1", **share, "complement": True},
             "size": {"key": "data.batch_size", "choices": [1, 2]},
             "widths": {"key": "model.net.channels", "choices": [[4], [4, 8]]},
             "units": {"key": "model.net.hidden", "low": 1, "high": 9},
@@ -130,7 +131,9 @@ def test_mistakes_are_named(row: Any, message: str) -> None:
 
 
 def test_files_are_found_or_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no search space 'mine': give a file, or one of conv, mlp"):
+    with pytest.raises(
+        ValueError, match="no search space 'mine': give a file, or one of conv, mlp"
+    ):
         find_space(None, "configs/mine.yaml")
     path = tmp_path / "mine.yaml"
     path.write_text("a: {key: b, low: 2, high: 1}")
