@@ -173,9 +173,10 @@ class TrainCLI(LightningCLI):
     def _read_data(self) -> ClassificationData:
         """Build and read the data ahead of the net, whose sizes follow it."""
         config = self.config[self.subcommand]
+        only = Namespace(data=config.data)  # type: ignore[no-untyped-call]
         parser = Parser()
         parser.add_subclass_arguments(ClassificationData, "data")
-        data: ClassificationData = parser.instantiate(Namespace(data=config.data)).data
+        data: ClassificationData = parser.instantiate(only).data
         data.setup()
         fit_sizes(config.model, data)
         return data

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from pytorch_lightning.utilities import rank_zero_info
 from sklearn.datasets import fetch_openml, get_data_home
 
 from lightning_modules.data import ClassificationData
@@ -101,7 +100,7 @@ def _fetch(name: str, file: Path) -> None:
     """Download, check and store a data set."""
     listed = LISTED[name]
     had = "is damaged (its checksum differs)" if file.exists() else "is not there"
-    rank_zero_info(f"{file} {had}: downloading {name} from OpenML")
+    print(f"{file} {had}: downloading {name} from OpenML, once", flush=True)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         x, labels = fetch_openml(

@@ -86,7 +86,9 @@ def split(labels: Array, fractions: Mapping[Part, float], seed: int) -> dict[Par
     classes, sizes = np.unique(labels, return_counts=True)
     m = len(labels)
     counts = {part: round(fraction * m) for part, fraction in fractions.items()}
-    counts["train"] = min(counts["train"], m - counts["dev"] - counts["test"])  # 0.70 rounds up
+    left_for_train = m - counts["dev"] - counts["test"]
+    if left_for_train - counts["train"] < len(classes):  # what rounding left over, or took twice
+        counts["train"] = left_for_train
     for part, count in counts.items():
         if count < len(classes) and fractions[part] > 0:
             raise ValueError(

@@ -60,8 +60,8 @@ def draw(data: ClassificationData, path: Path, seed: int = 0) -> Path:
     cells = list(figure.subplots(ROWS, 1 + VARIATIONS, squeeze=False).flat)
     for axes in cells:
         axes.set_axis_off()
-    low, high = shown.quantile(0.005), shown.quantile(0.995)  # of standardized pixels
-    scaled = ((shown - low) / (high - low).clamp_min(1e-9)).clamp(0, 1).movedim(1, -1)
+    low, high = np.percentile(shown, (0.5, 99.5))  # of standardized pixels
+    scaled = ((shown - low) / max(high - low, 1e-9)).clamp(0, 1).movedim(1, -1)
     for i, (axes, image) in enumerate(zip(cells, scaled.numpy(), strict=False)):
         axes.imshow(image, cmap="gray", vmin=0, vmax=1)
         if not data.augment or i % (1 + VARIATIONS) == 0:

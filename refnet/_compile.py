@@ -11,8 +11,8 @@
 To add a kernel, write such a loop in a `cpu.py` beside the reference:
 
 - The annotations are the signature. `Reals` points to numbers of the dtype that `get` is asked for,
-  `Doubles`, `Ints` and `Bytes` to float64, int64 and uint8, `Pointers` to a table of `Reals`; `int`,
-  `float` (a double) and `bool` are numbers. It returns None, an `int` or a `float`.
+  `Doubles`, `Ints` and `Bytes` to float64, int64 and uint8, `Pointers` to a table of `Reals`;
+  `int`, `float` (a double) and `bool` are numbers. It returns None, an `int` or a `float`.
 - `real = type(x[0])` is the dtype's constructor: `real(a) * x[i]` stays in float32 where x is.
 - It calls `math` and functions under `@inlined`, makes no arrays and raises nothing.
 - Neither indices nor alignment are checked: look at shapes, strides and labels before the call.
@@ -47,8 +47,8 @@ __all__ = [
     "Doubles",
     "Ints",
     "Kernel",
-    "Reals",
     "Pointers",
+    "Reals",
     "compiled",
     "forget",
     "inlined",
@@ -135,7 +135,7 @@ class Kernel:
         if numba.version_info[:2] < _OLDEST_NUMBA:
             oldest = ".".join(map(str, _OLDEST_NUMBA))
             raise ImportError(f"numba {numba.__version__} is older than {oldest}")
-        options = {"fastmath": set(self._fastmath), "error_model": "numpy"}
+        options: dict[str, Any] = {"fastmath": set(self._fastmath), "error_model": "numpy"}
         *arguments, result = (_numba_type(kind, dtype) for kind in _annotations(self.function))
         signature = result(*arguments)
         source = _linked(self.function, lambda f: numba.njit(**options)(f))
@@ -228,21 +228,22 @@ def _annotations(function: FunctionType) -> list[Any]:
 def _numba_type(kind: Any, dtype: torch.dtype) -> Any:
     from numba import types
 
+    pointer: Any = types.CPointer
     real = getattr(types, _NAMES[dtype])
     numbers = {int: types.int64, float: types.float64, bool: types.boolean, type(None): types.void}
     pointers = {
         Reals: real,
-        Pointers: types.CPointer(real),
+        Pointers: pointer(real),
         Doubles: types.float64,
         Ints: types.int64,
         Bytes: types.uint8,
     }
-    return numbers[kind] if kind in numbers else types.CPointer(pointers[kind])
+    return numbers[kind] if kind in numbers else pointer(pointers[kind])
 
 
 def _c_function(made: Any, kinds: list[Any]) -> Callable[..., Any]:
     """Wrap compiled code for calls with addresses as integers; Python's lock is released in it."""
-    numbers = {
+    numbers: dict[Any, Any] = {
         int: ctypes.c_int64, float: ctypes.c_double, bool: ctypes.c_bool, type(None): None,
     }  # fmt: skip
     *arguments, result = (numbers.get(kind, ctypes.c_void_p) for kind in kinds)

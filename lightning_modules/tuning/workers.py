@@ -136,7 +136,7 @@ def sampler(settings: Settings, worker: int, trials: int) -> BaseSampler:
     """
     if settings.sampler == "tpe":
         with _experimental():
-            return TPESampler(seed=stream(settings.seed, worker, trials), constant_liar=True)
+            return TPESampler(seed=stream(settings.seed), constant_liar=True)
     return CoarseToFine(settings.seed, settings.rounds, settings.size, settings.best)
 
 
@@ -228,7 +228,7 @@ def run_workers(
         every: seconds between two calls.
 
     Returns:
-        False if it was interrupted from the keyboard.
+        False if it was interrupted, by SIGINT or SIGTERM.
     """
     context = multiprocessing.get_context("spawn")
 
@@ -245,6 +245,7 @@ def run_workers(
     with _one_thread():
         processes = [start(worker) for worker in range(workers)]
         replaced = 0
+        terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             while True:
                 for i, process in enumerate(processes):
@@ -262,6 +263,8 @@ def run_workers(
             for process in processes:
                 process.join()
             return False
+        finally:
+            signal.signal(signal.SIGTERM, terminated)
     watch()
     return True
 

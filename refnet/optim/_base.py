@@ -5,13 +5,14 @@ names the state (`_state_names`) and calls the rule (`_update`). This file does 
 does it: parameters without a gradient are skipped wholly, `maximize` negates the gradient before
 anything else, weight decay comes next, complex numbers count as pairs of reals.
 
-A pure rule makes new tensors. So that they stay small, a parameter is updated block by block.
+A pure rule makes new tensors. So that they stay small, a parameter is updated block by block. Where
+a kernel can update a parameter (`_plan.py` says where), it does; `kernel`, `rows` and `_numbers`
+are what it is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import repeat
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, overload
 
 import torch
@@ -26,6 +27,8 @@ from torch.optim.optimizer import (
 from refnet import backend
 from refnet._compile import Kernel
 from refnet.optim._arithmetic import add
+from refnet.optim._blocks import as_real, blocks, shaped_like
+from refnet.optim._checks import require_non_negative, require_one_element
 from refnet.optim._plan import Plan
 
 __all__ = [
@@ -40,45 +43,13 @@ __all__ = [
 Group = dict[str, Any]
 State = dict[str, Any]  # of tensors, or None for what comes into being with the first step
 
-# Elements of a block: on a CPU what torch gives one thread, times the threads.
-_GRAIN = 2**15
-_BLOCK_OF_A_DEVICE = 2**22
-
-_TORCH_NAMES = {"lr": "learning rate", "eps": "epsilon value"}
-
-
-def require_one_element(**options: float | Tensor) -> None:
-    """Raise torch's ValueError for a tensor that is not a single number.
-
-    Example:
-        >>> require_one_element(lr=torch.ones(2))
-        Traceback (most recent call last):
-        ValueError: Tensor lr must be 1-element, but got shape [2]
-    """
-    for name, value in options.items():
-        if isinstance(value, Tensor) and value.numel() != 1:
-            shape = list(value.shape)
-            raise ValueError(f"Tensor {name} must be 1-element, but got shape {shape}")
-
-
-def require_non_negative(*, nan: bool = False, **options: float | Tensor) -> None:
-    """Raise torch's ValueError for an option that is negative, or NaN unless that is allowed.
-
-    Example:
-        >>> require_non_negative(lr=-1.0)
-        Traceback (most recent call last):
-        ValueError: Invalid learning rate: -1.0
-    """
-    for name, value in options.items():
-        if value < 0 or (value != value and not nan):
-            raise ValueError(f"Invalid {_TORCH_NAMES.get(name, f'{name} value')}: {value}")
-
 
 class Optimizer(torch.optim.Optimizer):
     """The base of all optimizers here; see the module's docstring.
 
-    `foreach`, `fused` and `capturable` choose among torch's implementations. Here there is one, and
-    they are kept in the groups and state dicts; where torch's choice raises, so does this.
+    `foreach`, `fused` and `capturable` choose among torch's implementations. Here a kernel updates
+    what it can, all parameters of a group in one call, and the pure rule the rest; those options
+    are kept in the groups and state dicts, and where torch's choice raises, so does this.
     """
 
     # Options that older checkpoints, or torch's own, don't have, and what they mean there.
@@ -138,7 +109,11 @@ class Optimizer(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             params = [param for param in group["params"] if param.grad is not None]
             forced = backend.forced() if backend.is_plain() else backend.REFERENCE
-            plan = None if forced == backend.REFERENCE else self._old_plan(index, params, group)
+            plan = (
+                None
+                if forced == backend.REFERENCE
+                else self._old_plan(index, params, group, forced)
+            )
             if plan is None:
                 for param in params:
                     self._prepare(param, group)
@@ -149,7 +124,8 @@ class Optimizer(torch.optim.Optimizer):
                     plan = plan or self._new_plan(index, params, group, forced)
                 if plan is not None:
                     plan.run(self._numbers(options))
-                for param in params if plan is None else plan.left:
+                left: list[Any] = params if plan is None else plan.left
+                for param in left:
                     self._step_one(param, param.grad, options)
                 self._note(plan, params)
         return loss
@@ -207,30 +183,24 @@ class Optimizer(torch.optim.Optimizer):
                 param.grad.div_(scale.to(param.device))  # type: ignore[union-attr]
         return True
 
-    def _old_plan(self, index: int, params: list[Tensor], group: Group) -> Plan | None:
+    def _old_plan(self, index: int, params: list[Tensor], group: Group, forced: str) -> Plan | None:
         """Return the plan of an earlier step for a group, if it still holds."""
         plan = self._plans.get(index)
-        if plan is None:
+        if plan is None or self._no_kernel(group, forced):
             return None
         grads: list[Any] = [param.grad for param in params]
         get = self.state.get
         states = [get(param, {}) for param in params] if self._keeps_state(group) else []
         return plan if plan.holds(self._state_names(group), params, grads, states) else None
 
-    def _new_plan(
-        self, index: int, params: list[Tensor], group: Group, forced: str
-    ) -> Plan | None:
+    def _new_plan(self, index: int, params: list[Tensor], group: Group, forced: str) -> Plan | None:
         """Return which parameters a kernel updates; None for none.
 
         Raises:
             NotImplementedError: it doesn't update all, and somebody forces a backend.
         """
-        plan, reason = None, ""
-        if self.kernel is None or forced == backend.CUDA:
-            reason = "it has no such implementation"
-        elif group["differentiable"] or group.get("capturable"):
-            reason = "a differentiable or capturable step"
-        else:
+        plan, reason = None, self._no_kernel(group, forced)
+        if self.kernel is not None and not reason:
             grads: list[Any] = [param.grad for param in params]
             states = [self.state[p] for p in params] if self._keeps_state(group) else []
             names = self._state_names(group)
@@ -241,6 +211,14 @@ class Optimizer(torch.optim.Optimizer):
         if plan is not None:
             self._plans[index] = plan
         return plan
+
+    def _no_kernel(self, group: Group, forced: str) -> str:
+        """Return why no parameter of a group has a kernel, or an empty text."""
+        if self.kernel is None or forced == backend.CUDA:
+            return "it has no such implementation"
+        if group["differentiable"] or group.get("capturable"):
+            return "a differentiable or capturable step"
+        return ""
 
     def _note(self, plan: Plan | None, params: list[Tensor]) -> None:
         left = params if plan is None else plan.left
@@ -264,16 +242,16 @@ class Optimizer(torch.optim.Optimizer):
             state.update(self._step_sparse(param, grad, dict(zip(names, old, strict=True)), group))
             return
         into = [torch.empty_like(grad) if value is None else value for value in old]
-        reals = [_real(tensor) for tensor in (param, grad, *old, *into)]
+        reals = [as_real(tensor) for tensor in (param, grad, *old, *into)]
         made: list[Tensor] = []
-        for block in _blocks(reals, whole=group["differentiable"]):
+        for block in blocks(reals, whole=group["differentiable"]):
             made = self._step_block(block, names, t, group)
         written = (reals[0], *reals[2 + len(old) :])
         for tensor, real in zip((param, *into), written, strict=True):
             if tensor.is_complex() and tensor.is_conj():  # its pairs are a copy
                 tensor.copy_(torch.view_as_complex(real))
         if group["differentiable"]:  # the graph holds the old ones
-            into = [_shaped_like(param, value) for value in made]
+            into = [shaped_like(param, value) for value in made]
         state.update(zip(names, into, strict=True))
 
     def _step_block(
@@ -367,31 +345,3 @@ def _scalars(group: Group, options: Collection[str]) -> Group:
 def _stays_tensor(group: Group) -> bool:
     """Whether somebody differentiates, captures or compiles the step: no number may be read."""
     return bool(group["differentiable"] or group.get("capturable") or torch.compiler.is_compiling())
-
-
-def _blocks(tensors: Sequence[Any], *, whole: bool) -> Iterable[tuple[Any, ...]]:
-    """Cut tensors of one shape along its longest side."""
-    w = tensors[0]
-    dense = all(t is None or (type(t) in _DENSE and not t.is_sparse) for t in tensors)
-    if whole or not dense or torch.compiler.is_compiling():
-        return [tuple(tensors)]
-    size = _GRAIN * torch.get_num_threads() if w.is_cpu else _BLOCK_OF_A_DEVICE
-    if w.numel() <= size:
-        return [tuple(tensors)]
-    side = max(range(w.dim()), key=lambda dim: int(w.shape[dim]))
-    length = max(1, size * w.shape[side] // w.numel())
-    cut = [repeat(None) if t is None else t.split(length, side) for t in tensors]
-    return zip(*cut, strict=False)
-
-
-_DENSE = (Tensor, torch.nn.Parameter)
-
-
-def _real(tensor: Any) -> Any:
-    if tensor is None or not tensor.is_complex() or tensor.is_sparse:
-        return tensor
-    return torch.view_as_real(tensor.resolve_conj())
-
-
-def _shaped_like(param: Tensor, value: Tensor) -> Tensor:
-    return torch.view_as_complex(value) if param.is_complex() else value.to(param.dtype)

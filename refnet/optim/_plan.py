@@ -123,7 +123,7 @@ def unsupported(
     Example:
         >>> from refnet.optim import cpu
         >>> w = torch.ones(2, 3)
-        >>> unsupported(cpu.sgd, w, torch.ones(2, 3), {"momentum_buffer": None}, ["momentum_buffer"])
+        >>> unsupported(cpu.sgd, w, torch.ones(2, 3), {"v": None}, ["v"])
         ''
         >>> unsupported(cpu.sgd, w, torch.ones(3, 2).t(), {}, [])
         'strides (3, 1) beside (1, 2)'

@@ -155,6 +155,8 @@ class Adam(Optimizer):
 
     def _numbers(self, group: Group) -> tuple[Any, ...]:
         betas, decoupled = group["betas"], group["decoupled_weight_decay"]
+        if betas[0] == 1:  # a group may have what the constructor refuses
+            raise ZeroDivisionError("float division by zero: betas[0] is 1")
         return (
             group["lr"], *betas, group["eps"], group["amsgrad"],
             group["weight_decay"], decoupled, group["maximize"],

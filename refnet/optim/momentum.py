@@ -98,6 +98,8 @@ class Momentum(Optimizer):
         return ["momentum_buffer"]
 
     def _numbers(self, group: Group) -> tuple[Any, ...]:
+        if group["momentum"] == 1 and group["bias_correction"]:
+            raise ZeroDivisionError("float division by zero: momentum is 1")
         return (
             group["lr"], group["momentum"], group["bias_correction"],
             group["weight_decay"], group["maximize"],

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import itertools
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+from torch.utils.data import TensorDataset
 
 from lightning_modules import DigitsDataModule
-from lightning_modules.data import Part, split
+from lightning_modules.data import Part, fractions_for, split
+from lightning_modules.data_sources import ArraysDataModule
 
 PARTS: tuple[Part, ...] = ("train", "dev", "test")
 
@@ -135,3 +141,87 @@ def test_errors_name_argument_and_value(options: dict[str, float], message: str)
 def test_too_small_a_set_is_refused() -> None:
     with pytest.raises(ValueError, match=r"dev=0\.001 leaves 2 of 1797 examples: .* 10 classes"):
         DigitsDataModule(dev=0.001).setup()
+
+
+def test_the_lectures_advice_by_size() -> None:
+    for m, train in ((1797, 0.70), (10_000, 0.70), (70_000, 0.90), (1_000_000, 0.99)):
+        advice = fractions_for(m)
+        assert advice["train"] == train
+        assert sum(advice.values()) == pytest.approx(1, abs=1e-15)
+        assert advice["dev"] == advice["test"]
+    assert DigitsDataModule().fractions == {"train": 0.70, "dev": 0.15, "test": 0.15}
+    with pytest.raises(ValueError, match="m must be at least 1, got 0"):
+        fractions_for(0)
+
+
+def test_the_advice_is_taken_by_size() -> None:
+    x, y = np.zeros((10_100, 1)), np.arange(10_100) % 2
+    data = ArraysDataModule(x, y)
+    assert [len(data.dataset(part)) for part in PARTS] == [9090, 505, 505]
+    data = ArraysDataModule(x, y, train=0.5, test=0)
+    assert data.fractions == {"train": 0.5, "dev": 0.05, "test": 0}
+
+
+def test_a_split_is_that_of_scikit_learn() -> None:
+    labels = load_digits().target
+    rows = split(labels, {"train": 0.7, "dev": 0.15, "test": 0.15}, seed=5)
+    options = {"random_state": 5}
+    test, rest = train_test_split(np.arange(1797), train_size=270, stratify=labels, **options)
+    dev, train = train_test_split(rest, train_size=270, stratify=labels[rest], **options)
+    assert all(map(np.array_equal, rows.values(), (train, dev, test)))
+
+
+def test_numbers_are_those_of_the_scaler_of_scikit_learn() -> None:
+    pixels, labels = load_digits(return_X_y=True)
+    rows = split(labels, {"train": 0.7, "dev": 0.15, "test": 0.15}, seed=0)
+    scaler = StandardScaler().fit(pixels[rows["train"]])
+    mu, sigma = pixels[rows["train"]].mean(0), pixels[rows["train"]].std(0)
+    for part in PARTS:
+        found = DigitsDataModule().dataset(part).tensors[0].flatten(1)
+        wanted = torch.tensor(scaler.transform(pixels[rows[part]]), dtype=torch.float32)
+        assert torch.equal(found, wanted)
+        # The slide divides by σ²; σ is meant.
+        by_hand = (pixels[rows[part]] - mu) / np.where(sigma == 0, 1, sigma)
+        assert np.abs(found.numpy() - by_hand).max() < 1e-5
+
+
+def test_five_million_examples_by_a_thousand() -> None:
+    """T = ⌈m / size⌉: 5,000,000 by 1,000 are 5,000 mini-batches."""
+    column = torch.zeros(1).expand(5_000_000)
+    data = DigitsDataModule(batch_size=1_000)
+    data._parts = {"train": TensorDataset(column, column)}
+    assert len(data.train_dataloader()) == 5_000
+    data.batch_size = "all"
+    assert len(data.train_dataloader()) == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 64, 1024, 1257, "all"])
+def test_mini_batches_of_any_size(size: Any) -> None:
+    sizes = [len(y) for _, y in DigitsDataModule(batch_size=size).train_dataloader()]
+    number = 1257 if size == "all" else size
+    left_out = 1 if size == 2 else 0  # of an odd number, in pairs
+    assert len(sizes) == math.ceil((1257 - left_out) / number)
+    assert sum(sizes) == 1257 - left_out
+    assert max(sizes) == number
+
+
+def test_a_checkpoint_of_other_data_is_refused() -> None:
+    x, y = np.arange(40.0).reshape(40, 1), np.arange(40) % 2
+    state = ArraysDataModule(x, y).state_dict()
+    ArraysDataModule(x, y).load_state_dict(state)
+    with pytest.raises(ValueError, match="trained on other data"):
+        ArraysDataModule(x + 1, y).load_state_dict(state)
+
+
+def test_a_checkpoint_of_before_is_accepted() -> None:
+    data = DigitsDataModule()
+    state = {key: value for key, value in data.state_dict().items() if key in ("split", "order")}
+    DigitsDataModule().load_state_dict(state)
+
+
+def test_rounding_leaves_nobody_out() -> None:
+    for m in range(20, 120):
+        rows = split(np.arange(m) % 3, {"train": 0.7, "dev": 0.15, "test": 0.15}, seed=0)
+        assert sorted(np.concatenate(list(rows.values()))) == list(range(m))
+    rows = split(np.arange(100) % 3, {"train": 0.69, "dev": 0.15, "test": 0.15}, seed=0)
+    assert len(rows["train"]) == 70  # one is fewer than a set of three classes could hold

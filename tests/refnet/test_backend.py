@@ -80,7 +80,7 @@ def test_the_environment_decides_where_nobody_does(value: str, expected: str) ->
 
 def test_another_name_in_the_environment_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_default", "gpu")
-    with pytest.raises(ValueError, match="REFNET_BACKEND must be one of .*, but is 'gpu'"):
+    with pytest.raises(ValueError, match=r"REFNET_BACKEND must be one of .*, but is 'gpu'"):
         backend.forced()
 
 

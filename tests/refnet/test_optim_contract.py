@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from refnet import optim, use_backend
-from refnet.optim import _base
+from refnet.optim import _blocks
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("SGD", {}),
@@ -96,7 +96,7 @@ def test_blocks_are_nowhere_to_be_seen(
     grads = [torch.empty_like(start).copy_(torch.randn_like(start)) for _ in range(3)]
     results = []
     for grain in (2**12, 2**40):
-        monkeypatch.setattr(_base, "_GRAIN", grain)
+        monkeypatch.setattr(_blocks, "_GRAIN", grain)
         w = torch.nn.Parameter(torch.empty_like(start).copy_(start))
         optimizer = getattr(optim, name)([w], lr=0.1, **options)
         for grad in grads:

@@ -381,3 +381,24 @@ def test_one_seed_of_one_quantity_that_is_badly_conditioned_speaks_for_the_case(
     good, bad = sample(response=0.9e-13), sample(response=1.1e-13)
     assert well_conditioned([[good, good], [good]])
     assert not well_conditioned([[good, good], [good, bad]])
+
+
+def test_where_the_builtin_itself_is_beyond_the_bound_by_rounding() -> None:
+    for error, builtin, verdict in (
+        (4.9e-11, 2e-11, "as good"),
+        (5.1e-11, 2e-11, "another function"),
+        (2e-11, 0.9e-11, "another function"),  # the builtin is within it
+        (2e-7, 1e-7, "another function"),  # that is no rounding
+    ):
+        values = np.ones(400, dtype=np.longdouble)
+        judged = same_algorithm([Sample(values + error, values + builtin, values, [values])])
+        assert judged.verdict == verdict
+
+
+def test_what_is_below_the_smallest_normal_number_may_be_zero() -> None:
+    right = np.full(400, 2e-308, dtype=np.longdouble)
+    flushed = Sample(np.zeros(400), np.zeros(400), right, [right])
+    assert same_algorithm([flushed]).verdict == "as good"
+    right = np.full(400, 1e-300, dtype=np.longdouble)
+    lost = Sample(np.zeros(400), np.zeros(400), right, [right])
+    assert same_algorithm([lost]).verdict == "another function"

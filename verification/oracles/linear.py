@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import numpy.typing as npt
 
-from verification.oracles import Result, exact
+from verification.oracles import Exact, Result, exact, largest
 
 
 def linear(
@@ -54,4 +55,14 @@ def linear(
     if bias is not None:
         values["output"] = values["output"] + exact(bias)
         values["grad bias"] = dz_rows.sum(0)
-    return Result(values)
+    return Result(values, _terms(np.abs(a_rows), np.abs(w), np.abs(dz_rows)))
+
+
+def _terms(a: Exact, w: Exact, dz: Exact) -> dict[str, float]:
+    """How large sums are without their signs: what is lost in them depends on the order."""
+    return {
+        "output": largest(a @ w.T),
+        "grad input": largest(dz @ w),
+        "grad weight": largest(dz.T @ a),
+        "grad bias": largest(dz.sum(0)),
+    }
