@@ -136,7 +136,7 @@ def sampler(settings: Settings, worker: int, trials: int) -> BaseSampler:
     """
     if settings.sampler == "tpe":
         with _experimental():
-            return TPESampler(seed=stream(settings.seed), constant_liar=True)
+            return TPESampler(seed=stream(settings.seed, worker, trials), constant_liar=True)
     return CoarseToFine(settings.seed, settings.rounds, settings.size, settings.best)
 
 

@@ -6,8 +6,12 @@ _CPU, _PLAN, _TABLE = "optim.cpu", "optim._plan", "optim._table"
 _ALL = ("SGD", "Momentum", "RMSprop", "Adam", "AdamW")
 
 # What stands in every loop has the lines around it for context.
-_SGD_LOOP = "w, dw, v = ws[k], dws[k], vs[k]\n        for i in range(ns[k]):\n            g = float("
-_MOMENTUM_LOOP = "if bias_correction else lr\n        for i in range(ns[k]):\n            g = float("
+_SGD_LOOP = (
+    "w, dw, v = ws[k], dws[k], vs[k]\n        for i in range(ns[k]):\n            g = float("
+)
+_MOMENTUM_LOOP = (
+    "if bias_correction else lr\n        for i in range(ns[k]):\n            g = float("
+)
 _ADAM_LOOP = "x = float(w[i])\n            g = float("
 
 _SHARED = [
@@ -41,7 +45,7 @@ _ADAM = [
         ("loop: t off by one", "lr / (1 - beta1**t)", "lr / (1 - beta1 ** (t + 1))"),
         ("loop: no correction of S", "correction = sqrt(1 - beta2**t)", "correction = 1.0"),
         ("loop: the gradient not averaged", "new_v = v[i] + (1 - beta1) * (g - v[i])", "new_v = g"),
-        ("loop: V of the step before", "real(rate * new_v)", "real(rate * v[i])"),
+        ("loop: a step along the gradient", "real(rate * new_v)", "real(rate * g)"),
         ("loop: V not kept", "            v[i] = new_v\n            s[i] = new_s\n            if amsgrad",
          "            s[i] = new_s\n            if amsgrad"),
         ("loop: amsgrad ignored", "            if amsgrad:", "            if False:"),
