@@ -8,18 +8,22 @@ that yields lists of rows. `lightning_modules` does so with its training runs in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 
 from verification import contract
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
 from verification.cases.transforms import OPS
+from verification.chain import DEPTHS, chain_rows
 from verification.contract import verify_contract
+from verification.init import init_rows
 from verification.optimizer_memory import OPTIONS as MEMORY
 from verification.optimizer_memory import verify_step_memory
 from verification.optimizer_options import OPTIONS, option_values, verify_options
 from verification.optimizers import optimizer_rows
 from verification.parts import Advance, Part, Rows, failure, run_here
+from verification.regularization import regularization_rows
 from verification.report import INCONCLUSIVE, Row
 from verification.schedules import USES, schedule_rows, schedule_tables
 from verification.support import verify_support
@@ -39,8 +43,8 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
         device: where candidates and builtins compute.
 
     Returns:
-        The ops, the optimizers, the schedules, a training loop, the transforms, then the registered
-        suites.
+        The ops, the optimizers, the schedules, the whole chain, initial weights, regularization, a
+        training loop, the transforms, then the registered suites.
 
     Example:
         >>> [part.name for part in parts()][0]
@@ -63,6 +67,9 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
             found.append(Part(f"{optimizer.name} memory", len(MEMORY[optimizer.name]), run))
     for schedule in schedule_tables():
         found.append(Part(schedule, len(USES), _later(schedule_rows, schedule)))
+    found.append(Part("chain", len(DEPTHS), partial(chain_rows, quick=quick)))
+    found.append(Part("init", 9, partial(init_rows, quick=quick)))
+    found.append(Part("regularization", 3, partial(regularization_rows, quick=quick)))
     found.append(Part(TRAINING, 1, training_rows))
     run = _later(verify_support, OPS, quick=quick, device=device)
     found.append(Part("transforms", len(OPS), run))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +31,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     before = Path.cwd()
     os.chdir(root)
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            lines: list[str] = []
-            patch.setattr("builtins.print", lambda *words, **_: lines.append(" ".join(words)))
+        with contextlib.redirect_stdout(io.StringIO()) as output:
             cli = main(["fit", "--config", "mlp", "--trainer.max_epochs", "2"])
     finally:
         os.chdir(before)
-    return Run(cli, "\n".join(lines), root, root / "runs" / "mlp" / "version_0")
+    return Run(cli, output.getvalue(), root, root / "runs" / "mlp" / "version_0")
 
 
 @pytest.fixture

@@ -21,16 +21,17 @@ OPS = [
 ]  # fmt: skip
 OPTIMIZERS = ["SGD", "Momentum", "RMSprop", "Adam", "AdamW"]
 SCHEDULES = ["InverseTimeDecay", "ExponentialDecay", "InverseSqrtDecay"]
+LECTURE = ["chain", "init", "regularization"]
 OWN = [
     *OPS, "SGD", "SGD options", "SGD memory", "Momentum",
     *(part for name in ("RMSprop", "Adam", "AdamW")
       for part in (name, f"{name} options", f"{name} memory")),
-    *SCHEDULES, "training run", "transforms",
+    *SCHEDULES, *LECTURE, "training run", "transforms",
 ]  # fmt: skip
 GOOD = Row("x", "case", "output", "float64", 0.0, 0.0, 1e-11, "1e-11", "as good")
 
 
-@pytest.mark.parametrize("name", [*OPS, *OPTIMIZERS, *SCHEDULES, "training run"])
+@pytest.mark.parametrize("name", [*OPS, *OPTIMIZERS, *SCHEDULES, *LECTURE, "training run"])
 def test_refnet_passes(name: str) -> None:
     chosen = [part for part in parts(quick=True) if part.name == name]
     advanced: list[Part] = []

@@ -130,10 +130,13 @@ def mutants() -> list[Mutant]:
     from verification.mutants import (
         activations,
         batch_norm,
+        chain,
         cross_entropy,
         dropout,
+        init,
         linear,
         optimizers,
+        regularization,
         schedules,
         softmax,
         training,
@@ -141,6 +144,6 @@ def mutants() -> list[Mutant]:
 
     modules = (
         batch_norm, dropout, softmax, cross_entropy, linear, activations, optimizers, schedules,
-        training,
+        chain, init, regularization, training,
     )  # fmt: skip
     return [Mutant(*row) for module in modules for row in module.ROWS]

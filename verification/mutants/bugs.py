@@ -10,10 +10,13 @@ from typing import Any
 
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
+from verification.chain import chain_rows
+from verification.init import init_rows
 from verification.mutants import Mutant, changed, mutants, planted
 from verification.mutants.trivial import trivial_op, trivial_optimizer, trivial_schedule
 from verification.parts import Part
 from verification.plans import make_plan, op_parts, optimizer_parts
+from verification.regularization import regularization_rows
 from verification.report import Row
 from verification.schedules import schedule_rows, schedule_tables
 from verification.training import SUBJECT as TRAINING
@@ -21,6 +24,13 @@ from verification.training import train, training_rows
 
 PLANTED, TRIVIAL, RIGHT = "planted bug", "trivial candidate", "nothing planted"
 Candidate = Callable[..., Any]
+
+# Checked as they are, without candidates of anybody else's.
+LECTURE: dict[str, Candidate] = {
+    "chain": chain_rows,
+    "init": init_rows,
+    "regularization": regularization_rows,
+}
 
 # Survivors that have been shown to be no bugs, and why.
 EXPLAINED: dict[tuple[str, str], str] = {}
@@ -50,7 +60,7 @@ def subjects() -> list[str]:
         >>> subjects()[0], subjects()[-1]
         ('batch_norm', 'training run')
     """
-    return [*op_tables(), *optimizer_tables(), *schedule_tables(), TRAINING]
+    return [*op_tables(), *optimizer_tables(), *schedule_tables(), *LECTURE, TRAINING]
 
 
 @cache
@@ -80,6 +90,8 @@ def right(subject: str) -> Candidate:
     """
     if subject == TRAINING:
         return train
+    if subject in LECTURE:
+        return LECTURE[subject]
     tables: dict[str, Any] = {**op_tables(), **optimizer_tables(), **schedule_tables()}
     if subject not in tables:
         raise ValueError(f"subject must be one of {', '.join(subjects())}, got {subject!r}")
@@ -94,6 +106,8 @@ def parts_of(subject: str, candidate: Candidate, profile: str) -> list[Part]:
     if subject in optimizer_tables():
         return optimizer_parts(candidate, subject, plan)
     rows: Callable[[], Iterator[list[Row]]] = partial(training_rows, candidate)
+    if subject in LECTURE:
+        rows = partial(candidate, quick=profile == "quick")
     if subject in schedule_tables():
         rows = partial(schedule_rows, subject, candidate)
     return [Part(subject, 0, rows)]
