@@ -13,19 +13,32 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "MLP",
+    "ArraysDataModule",
+    "Augmentation",
     "BuiltinBeside",
+    "CSVDataModule",
+    "ClassificationData",
     "Classifier",
     "ConvNet",
     "DigitsDataModule",
     "ExactResume",
     "ExponentialWeightAveraging",
+    "ImageFolderDataModule",
+    "OpenMLDataModule",
     "RefnetSyncBatchNorm",
 ]
 
 if TYPE_CHECKING:
+    from lightning_modules.augmentation import Augmentation
     from lightning_modules.builtin_beside import BuiltinBeside
     from lightning_modules.classifier import Classifier
-    from lightning_modules.data import DigitsDataModule
+    from lightning_modules.data import ClassificationData, DigitsDataModule
+    from lightning_modules.data_openml import OpenMLDataModule
+    from lightning_modules.data_sources import (
+        ArraysDataModule,
+        CSVDataModule,
+        ImageFolderDataModule,
+    )
     from lightning_modules.nets import MLP, ConvNet
     from lightning_modules.resume import ExactResume
     from lightning_modules.sync_batchnorm import RefnetSyncBatchNorm
@@ -34,6 +47,12 @@ else:
     # Every Trainer reads `sync_batchnorm`, anybody's: it shall not wait for scikit-learn.
     _HOMES = {
         "MLP": "nets",
+        "ArraysDataModule": "data_sources",
+        "Augmentation": "augmentation",
+        "CSVDataModule": "data_sources",
+        "ClassificationData": "data",
+        "ImageFolderDataModule": "data_sources",
+        "OpenMLDataModule": "data_openml",
         "BuiltinBeside": "builtin_beside",
         "Classifier": "classifier",
         "ConvNet": "nets",

@@ -251,7 +251,8 @@ def _step(
     teacher = Teacher(matching, ours, theirs, other, seed=number)
     findings = list(teacher.step(0, batch))
     subject = f"{type(copies[0][0]).__name__} beside the builtins, batch {number}"
-    found = report(subject, str(dtype).removeprefix("torch."), findings, teacher.left_out)
+    unmatched = [*matching.unmatched, *teacher.left_out]
+    found = report(subject, str(dtype).removeprefix("torch."), findings, unmatched)
     return found
 
 

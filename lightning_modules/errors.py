@@ -38,7 +38,7 @@ def explained() -> Iterator[None]:
     except (ValueError, MisconfigurationException, ModuleNotFoundError) as error:
         if _debug():
             raise
-        stop(" ".join(str(error).split()), "(JSONARGPARSE_DEBUG=true shows where this was raised)")
+        stop(brief(str(error)), "(JSONARGPARSE_DEBUG=true shows where this was raised)")
 
 
 def _debug() -> bool:
@@ -63,6 +63,7 @@ _NOISE = (
     r"^Does not validate against any of the Union subtypes$",
     r"^(Subtypes|Errors|Given value type):.*$",
     r"^Expected a NoneType$",
+    r"^got (Namespace|NestedArg)\(.*$",
 )
 _REWORDED = (
     (r"^Type typing\.Callable\[.*?\] expects a function or a callable class: ", ""),

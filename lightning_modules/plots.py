@@ -110,8 +110,8 @@ def confusion_matrix(counts: np.ndarray[Any, Any], path: Path, title: str = "") 
             color = "white" if i == j else "#c0392b"
             axes.text(j, i, f"{count:.0f}", ha="center", va="center", color=color)
     classes = np.arange(len(counts))
-    axes.set(xlabel="predicted digit", ylabel="true digit", xticks=classes, yticks=classes)
-    figure.colorbar(image, label="share of the true digit (%)", shrink=0.8)
+    axes.set(xlabel="predicted class", ylabel="true class", xticks=classes, yticks=classes)
+    figure.colorbar(image, label="share of the true class (%)", shrink=0.8)
     correct = np.trace(counts) / max(counts.sum(), 1)
     axes.set_title(f"{title}\n{counts.sum() - np.trace(counts):.0f} of {counts.sum():.0f} wrong, "
                    f"accuracy {100 * correct:.2f} %".strip())  # fmt: skip

@@ -34,9 +34,10 @@ def verify_op(
     rows.
 
     Args:
-        candidate: a callable with the signature of `torch.nn.functional.<like>`, which is called by
-            keywords. A dropout may take a keyword `mask` besides. For "BatchNorm" a module class
-            with the constructor of `torch.nn.BatchNorm2d`, or a namespace with BatchNorm1d to 3d.
+        candidate: a callable with the signature of `torch.nn.functional.<like>`, called with what
+            is required by position and options by keyword. A dropout may take a keyword `mask`
+            besides. For "BatchNorm" a namespace with modules BatchNorm1d to 3d, as `torch.nn` is,
+            or one class that takes the place of all three.
         like: "batch_norm", "softmax", …: a name of `verification.cases.op_tables()`.
         profile: "quick" (about 2 s) or "full" (up to 20 s: more draws, dtypes and quotients).
         dtypes: what is computed in, "float32" or torch.float32; as the profile has it by default.

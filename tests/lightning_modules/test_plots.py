@@ -48,4 +48,4 @@ def test_confusion_matrix_shows_the_counts(tmp_path: Path, drawn: list[Figure]) 
     places = {text.get_position(): text.get_text() for text in axes.texts}
     assert places == {(0, 0): "5", (1, 1): "6", (2, 2): "7", (2, 0): "3"}
     assert axes.get_title() == "Digits\n3 of 21 wrong, accuracy 85.71 %"
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted digit", "true digit")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")

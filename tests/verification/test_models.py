@@ -209,6 +209,19 @@ def test_kinds(candidate: nn.Module, expected: Any) -> None:
     assert first(compare(candidate)) == expected
 
 
+def test_hooks_of_parameters_run_in_the_copies() -> None:
+    def double_grad(p: Tensor) -> None:
+        if p.grad is not None:
+            p.grad.mul_(2)
+
+    hooked, afterwards = small_net(), small_net()
+    hooked[4].weight.register_hook(lambda g: 2 * g)
+    afterwards[4].weight.register_post_accumulate_grad_hook(double_grad)
+    for net in (hooked, afterwards):
+        assert first(compare(net)) == (0, "4", "gradient", "weight")
+        assert compare(net, net).passed
+
+
 def test_the_loss() -> None:
     def other(model: nn.Module, batch: Any) -> Tensor:
         return 1.001 * CROSS_ENTROPY(model(batch[0]), batch[1])

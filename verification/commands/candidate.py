@@ -53,9 +53,10 @@ def main(kind: str, arguments: list[str]) -> int:
         terminal.check(options)
         terminal.open_files(paths)
         candidate = load(options.candidate)
+        limit = None if options.time_limit == TIME_LIMIT else options.time_limit  # as by default
         plan = make_plan(
-            options.profile, options.dtype, seeds, options.device, options.case, options.time_limit
-        )
+            options.profile, options.dtype, seeds, options.device, options.case, limit
+        )  # fmt: skip
         make = partial(parts_of, kind, options.candidate, options.like, plan)
         rows = _run(make, options.time_limit, options)
         report = make_report(kind, candidate, options.like, plan, rows, options.candidate)

@@ -117,7 +117,7 @@ def _party(
     device: str | torch.device,
 ) -> Party:
     """Copy a model, and build its optimizer."""
-    own = builtin_masks(copy.deepcopy(model).to(device, dtype))
+    own = builtin_masks(_with_hooks(copy.deepcopy(model).to(device, dtype), model))
     if isinstance(loss, nn.Module):
         loss = _criterion(copy.deepcopy(loss).to(device, dtype))
     optimizer = None if make is None else make(list(own.parameters()))
@@ -126,6 +126,17 @@ def _party(
     if is_reference:
         pairs = [{name: name for name in kind} for kind in pairs]
     return Party(own, optimizer, loss, [name for group in names for name in group], *pairs)
+
+
+def _with_hooks(twin: nn.Module, model: nn.Module) -> nn.Module:
+    """Put the hooks of parameters on a copy, which `deepcopy` leaves behind, but keeps modules'."""
+    pairs: Any = zip(twin.parameters(), model.parameters(), strict=True)
+    for new, old in pairs:
+        for hook in (getattr(old, "_backward_hooks", None) or {}).values():
+            new.register_hook(hook)
+        for hook in (getattr(old, "_post_accumulate_grad_hooks", None) or {}).values():
+            new.register_post_accumulate_grad_hook(hook)
+    return twin
 
 
 def _criterion(module: nn.Module) -> Loss:
