@@ -13,7 +13,7 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup train test verify support accuracy lint wheel-check clean distclean
+.PHONY: help setup train test verify support accuracy mutants false-alarms tune lint wheel-check clean distclean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' Makefile | \
@@ -36,6 +36,15 @@ support: $(STAMP)  ## write docs/support.md: every op under every transform, opt
 
 accuracy: $(STAMP)  ## train the shipped configurations on five seeds, print the accuracies
 	@$(RUN) -m lightning_modules.accuracy $(ARGS)
+
+mutants: $(STAMP)  ## plant bugs, show which check catches each
+	@$(RUN) -m verification mutants $(ARGS)
+
+false-alarms: $(STAMP)  ## run the checks on what is right, 200 random cases each
+	@$(RUN) -m verification false-alarms $(ARGS)
+
+tune: $(STAMP)  ## search hyperparameters with two workers (CONFIG=mlp or conv)
+	@$(RUN) scripts/tune.py --config $(CONFIG) --workers 2 $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	@$(RUN) -m ruff check .

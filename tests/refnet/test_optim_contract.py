@@ -370,6 +370,7 @@ def shards(rank: int, world: int, store: Path) -> None:
             for ours, theirs in zip(*results, strict=True) if len(results) == 2 else ():
                 if not torch.equal(ours, theirs):
                     raise ValueError(f"{name} {options}")
+        dist.barrier()  # or one leaves while the other's last call is under way
     finally:
         dist.destroy_process_group()
 
