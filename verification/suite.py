@@ -68,7 +68,7 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
     for schedule in schedule_tables():
         found.append(Part(schedule, len(USES), _later(schedule_rows, schedule)))
     found.append(Part("chain", len(DEPTHS), partial(chain_rows, quick=quick)))
-    found.append(Part("init", 9, partial(init_rows, quick=quick)))
+    found.append(Part("init", 7, partial(init_rows, quick=quick)))
     found.append(Part("regularization", 3, partial(regularization_rows, quick=quick)))
     found.append(Part(TRAINING, 1, training_rows))
     run = _later(verify_support, OPS, quick=quick, device=device)

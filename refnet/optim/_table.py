@@ -18,7 +18,7 @@ from refnet._threads import share
 
 __all__ = ["REAL", "Table", "count"]
 
-PIECE = 2**18  # numbers in a column, at most
+PIECE = 2**16  # numbers in a column, at most
 SHARE = 2**16  # numbers that are worth a thread of their own, at least
 
 # What kernels see of a dtype: a complex number is a pair.

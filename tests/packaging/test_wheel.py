@@ -41,6 +41,8 @@ def test_wheel_carries_the_licence_and_the_entry_point(wheel: zipfile.ZipFile) -
     assert "MIT License" in wheel.read(f"{info}/licenses/LICENSE").decode()
     entry_points = wheel.read(f"{info}/entry_points.txt").decode().splitlines()
     assert [line for line in entry_points if line] == [
+        "[pytest11]",
+        "verification = verification.pytest_plugin",
         "[pytorch_lightning.callbacks_factory]",
         "refnet = lightning_modules.sync_batchnorm:callbacks",
         "[refnet.verification]",

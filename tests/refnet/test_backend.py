@@ -59,6 +59,19 @@ def test_a_forced_backend_says_what_it_cannot_do(
         step(**options)
 
 
+def test_it_is_asked_anew_in_every_step() -> None:
+    w = torch.nn.Parameter(torch.ones(3))
+    w.grad = torch.ones(3)
+    optimizer = optim.Adam([w])
+    optimizer.step()
+    with refnet.use_backend("cuda"), pytest.raises(NotImplementedError, match="'cuda'"):
+        optimizer.step()
+    optimizer.param_groups[0]["differentiable"] = True
+    with backend.recording() as ran, torch.no_grad():
+        optimizer.step()
+    assert ran == [("Adam", "reference")]
+
+
 def test_every_thread_has_its_own() -> None:
     found = []
     with refnet.use_backend("reference"):

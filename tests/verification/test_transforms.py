@@ -390,4 +390,5 @@ def test_the_rows_are_rows_of_a_report() -> None:
     other = replace(row, quantity="output")
     assert support_rows([other, row]) == [row]
     loaded = json.loads(Report([row]).to_json())["rows"]
-    assert [Row(**each) for each in loaded] == [row]
+    known = {name: value for name, value in loaded[0].items() if value is not None}  # NaN is null
+    assert (Row(**known), len(loaded)) == (row, 1)

@@ -28,10 +28,10 @@ _NUMBERS = ("error", "builtin_error", "bound", "floor")
 # Of verification, what has no part in these verdicts: nothing below is imported for them.
 ELSEWHERE = (
     "__main__", "arguments", "candidates", "commands", "comparison", "contract", "false_alarms",
-    "figures", "frozen_loss", "functions", "gradient_check", "html", "kinks", "memory", "models",
+    "figures", "frozen_loss", "functions", "gradient_checks", "html", "kinks", "memory", "models",
     "modules", "optimizer_memory", "optimizer_options", "own_gradients", "parties", "public",
     "pytest_plugin", "quotients", "rewrites", "right_candidates", "shrink", "suite", "support",
-    "tallies", "templates", "transforms", "usage",
+    "tallies", "templates", "transforms",
 )  # fmt: skip
 
 
