@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,9 @@ def run(
     tensors: Arrays,
     options: Mapping[str, Any],
     like: Outcome | None = None,
+    *,
+    frozen: Collection[str] = (),
+    grad: bool = True,
 ) -> Outcome:
     """Call a party on copies, and back-propagate the cotangent.
 
@@ -76,6 +79,8 @@ def run(
         tensors: of the case, the cotangent among them.
         options: the arguments that are no tensors.
         like: what the builtin left; without it nothing is asked of types, shapes and devices.
+        frozen: names of the inputs that require no gradient.
+        grad: whether a graph is recorded; without it there are no gradients.
 
     Returns:
         Output, gradients and buffers.
@@ -94,12 +99,12 @@ def run(
     inputs = {
         name: copies[name].requires_grad_()
         for name in table.differentiable
-        if copies[name] is not None and copies[name].is_floating_point()
+        if name not in frozen and copies.get(name) is not None and copies[name].is_floating_point()
     }
     arguments = {name: copy for name, copy in copies.items() if name != "cotangent"}
     if inplace:  # a leaf may not be written over
         arguments["input"] = lay_out("input", copies["input"] * 1, case, table)
-    with torch.enable_grad():  # puts back what the function leaves
+    with torch.set_grad_enabled(grad):  # puts back what the function leaves
         output = function(**arguments, **options)
     shared = frozenset(n for n, t in arguments.items() if _share(output, t))
     if like is not None:
@@ -113,10 +118,12 @@ def run(
             )
     if inplace and output.data_ptr() != arguments["input"].data_ptr():
         raise RuntimeError("inplace: the result is not where the input was")
-    found = torch.autograd.grad(
-        output, list(inputs.values()), copies["cotangent"], allow_unused=True
-    )  # fmt: skip
-    gradients = {f"grad {name}": g for name, g in zip(inputs, found, strict=True)}
+    gradients = {}
+    if grad and inputs:
+        found = torch.autograd.grad(
+            output, list(inputs.values()), copies["cotangent"], allow_unused=True
+        )  # fmt: skip
+        gradients = {f"grad {name}": g for name, g in zip(inputs, found, strict=True)}
     for name, copy in copies.items():
         if name not in table.buffers and not _equal(copy, tensors[name]):
             raise RuntimeError(f"the argument {name!r} was changed")

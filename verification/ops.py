@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from verification.calls import different_layout, run, torchs_way
-from verification.cases import Case, OpTable
+from verification.cases import Arrays, Case, OpTable
 from verification.limits import time_limit as limited
 from verification.masks import with_own_masks
 from verification.oracles import Result
@@ -27,6 +27,7 @@ from verification.tolerance import (
     same_precision,
     well_conditioned,
 )
+from verification.ways import way_row
 
 __all__ = [
     "as_tensors", "lay_out", "nudge", "op_rows", "prepared", "repeated", "round_to", "short",
@@ -52,7 +53,8 @@ def op_rows(
     returns anything else than such a tensor as the builtin's, changes its arguments, or returns
     their memory, has a failing row of the rule "runs" that says so. An output that lies otherwise
     in memory than the builtin's has a row with both strides, which fails with `own` alone: any
-    layout is a valid one.
+    layout is a valid one. Each case has a row about other ways of making its call in float64; see
+    `ways.way_row`.
 
     Args:
         table: the op.
@@ -73,7 +75,7 @@ def op_rows(
         >>> from verification.cases import op_tables
         >>> rows = next(op_rows(op_tables()["relu"], seeds=1))
         >>> sorted({row.quantity for row in rows}), all(row.passed for row in rows)
-        (['grad input', 'output'], True)
+        (['grad input', 'other calls', 'output'], True)
     """
     table, function = prepared(table, candidate)
     draws = range(seeds) if isinstance(seeds, int) else seeds
@@ -114,9 +116,12 @@ def _verify_case(
     samples: dict[str, list[Sample]] = {}
     kinds: dict[str, torch.dtype] = {}
     layout = ""
+    others: list[Row] = []
     for seed in seeds:
         try:
-            drawn, strides = _samples(table, case, candidate, dtype, seed, device, kinds)
+            drawn, strides, tensors = _samples(table, case, candidate, dtype, seed, device, kinds)
+            if dtype == torch.float64 and not others:  # one draw tells another function
+                others.append(way_row(table, case, candidate, tensors, drawn))
         except TimeoutError:
             raise
         except (Exception, SystemExit) as error:  # a candidate that crashes gets a row
@@ -137,7 +142,7 @@ def _verify_case(
             Row(table.name, case.name, "layout", short(dtype), nan, nan, nan, LAYOUT, verdict,
                 layout)
         )  # fmt: skip
-    return rows
+    return rows + others
 
 
 def _judge(
@@ -165,8 +170,12 @@ def _samples(
     seed: int,
     device: torch.device,
     kinds: dict[str, torch.dtype],
-) -> tuple[dict[str, Sample], str]:
-    """Draw a case once and run the three parties on it; note the dtypes of what comes back."""
+) -> tuple[dict[str, Sample], str, Arrays]:
+    """Draw a case once and run the three parties on it; note the dtypes of what comes back.
+
+    Returns:
+        The samples, how the output lies otherwise in memory than the builtin's, and the tensors.
+    """
     rng = np.random.default_rng([seed, zlib.crc32(f"{table.name} {case.name}".encode())])
     arrays = {name: round_to(value, dtype) for name, value in case.draw(rng).items()}
     arrays = {n: repeated(n, a, case.layout, table.expanded) for n, a in arrays.items()}
@@ -194,7 +203,7 @@ def _samples(
         )
         for quantity, value in _wanted(expected, table).items()
     }
-    return samples, different_layout(ours, builtin)
+    return samples, different_layout(ours, builtin), tensors
 
 
 def _wanted(expected: Result, table: OpTable) -> dict[str, Any]:

@@ -109,13 +109,11 @@ def adam(
         real = type(w[0])
         correction = sqrt(1 - beta2**t)  # α V̂ / (√Ŝ + ε) = rate V / (√S + ε correction)
         rate = lr / (1 - beta1**t) * correction
+        shrink, coupled = (1 - lr * decay, 0.0) if decoupled else (1.0, decay)
         for i in range(ns[k]):
-            x = float(w[i])
             g = float(-dw[i] if maximize else dw[i])
-            if decoupled:
-                x *= 1 - lr * decay
-            elif decay != 0:
-                g += decay * x
+            if coupled != 0:
+                g += coupled * w[i]
             new_v = v[i] + (1 - beta1) * (g - v[i])
             new_s = (1 - beta2) * g * g + beta2 * s[i]
             v[i] = new_v
@@ -124,4 +122,4 @@ def adam(
                 if s_max[i] > new_s or s_max[i] != s_max[i]:  # NaN stays
                     new_s = float(s_max[i])
                 s_max[i] = new_s
-            w[i] = x - real(rate * new_v) / (sqrt(real(new_s)) + real(eps * correction))
+            w[i] = shrink * w[i] - real(rate * new_v) / (sqrt(real(new_s)) + real(eps * correction))

@@ -227,11 +227,12 @@ def test_a_change_of_everything_is_seen() -> None:
         optimizer.add_param_group({"params": [other], "lr": 0.5})
         optimizer.param_groups.reverse()
 
-    def amsgrad_off(w: Any, optimizer: Any) -> None:
+    def other_betas(w: Any, optimizer: Any) -> None:
         optimizer.param_groups[0]["betas"] = (0.5, 0.5)
 
     for change in (
-        transpose, shorter, double, moved, other_state, turned, cleared, loaded, two_groups, amsgrad_off,
+        transpose, shorter, double, moved, other_state, turned, cleared, loaded, two_groups,
+        other_betas,
     ):  # fmt: skip
         results = []
         for implementation in ("auto", "reference"):

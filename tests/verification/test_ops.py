@@ -17,13 +17,14 @@ from verification.ops import nudge, op_rows, round_to, to_numpy
 from verification.report import Report, Row, collect
 
 TABLES = op_tables()
+USUAL = "as the usual call"
 F32, F64 = torch.float32, torch.float64
 ALL = (F64, F32, torch.bfloat16, torch.float16)
 Op = Callable[..., Any]
 
 
 def dropout(
-    input: Tensor, p: float, training: bool = True, inplace: bool = False, *, mask: Tensor
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, mask: Tensor
 ) -> Tensor:
     if not training:
         return input
@@ -234,7 +235,7 @@ def test_nothing_is_left_out(name: str) -> None:
         wanted = expected(table, case.draw(np.random.default_rng(0)))
         rules = 2 if table.bitwise else 1
         for dtype in ("float32", "float64"):
-            judged = [row for row in rows if row.quantity != "layout"]
+            judged = [row for row in rows if row.quantity not in ("layout", "other calls")]
             found = [row.quantity for row in judged if row.dtype == dtype]
             if dtype not in case.dtypes or (case.hard and dtype == "float32"):
                 assert not found
@@ -272,14 +273,14 @@ def test_a_float32_computation_is_not_a_float64_one() -> None:
 
 def test_each_dtype_has_its_question() -> None:
     rules = {(row.dtype, row.rule) for row in verify("sigmoid", functional.sigmoid, "easy")}
-    assert {rule for dtype, rule in rules if dtype == "float64"} == {"1e-11"}
+    assert {rule for dtype, rule in rules if dtype == "float64"} == {"1e-11", USUAL}
     assert all("½eps" in rule for dtype, rule in rules if dtype == "float32")
 
 
 def test_refnets_own_target_is_asked_on_demand() -> None:
     rows = collect(op_rows(only(TABLES["tanh"], "easy"), dtypes=ALL, seeds=3, own=True)).rows
     rules = {dtype: {row.rule for row in rows if row.dtype == dtype} for dtype in DTYPES}
-    assert rules["float64"] == {"1e-11", "builtin to 1e-12"}
+    assert rules["float64"] == {"1e-11", "builtin to 1e-12", USUAL}
     for dtype in DTYPES[1:]:
         assert rules[dtype]
         assert rules[dtype] <= {"eps", "1.25·builtin"}
@@ -381,7 +382,7 @@ def test_every_seed_is_a_draw_of_its_own() -> None:
         return functional.tanh(input)
 
     verify("tanh", candidate, "easy", seeds=3, dtypes=[F64])
-    assert len({tuple(t.flatten().tolist()) for t in seen}) == len(seen) == 3
+    assert len({tuple(t.flatten().tolist()) for t in seen}) == 3
 
 
 @pytest.mark.parametrize("dtype", [F64, F32, torch.bfloat16])
@@ -550,15 +551,15 @@ def test_a_candidate_that_exits_or_switches_gradients_off_is_survived() -> None:
 
 
 def test_seeds_are_numbers_or_names_and_rows_have_theirs() -> None:
-    count = 0
+    draws: list[float] = []
 
     def candidate(input: Tensor) -> Tensor:
-        nonlocal count
-        count += 1
-        return functional.tanh(input) * (1 + 1e-9 * (count == 2))
+        draw = input.detach().flatten()[0].item()
+        draws.extend([draw] if draw not in draws else [])
+        return functional.tanh(input) * (1 + 1e-9 * (draws.index(draw) == 1))
 
     rows = verify("tanh", candidate, "easy", seeds=[3, 7, 8], dtypes=[F64])
     assert {(row.quantity, row.seed) for row in Report(rows).failures} == {
         ("output", 7), ("grad input", 7)
     }  # fmt: skip
-    assert {row.floor > 0 for row in rows} == {True}
+    assert {row.floor > 0 for row in rows if row.rule != USUAL} == {True}

@@ -52,6 +52,7 @@ def _cases(name: str = "", **options: Any) -> tuple[Case, ...]:
         _case(f"to 1e4{name}", 20, 20, scale=3e3, **options),
         _case(f"to 30{name}", 20, 20, scale=10.0, **options),
         _case(f"near 1e-6{name}", 20, 20, scale=1e-6, **options),
+        _case(f"near 1e-5{name}", 20, 20, scale=3e-5, **options),  # tanh is no longer z
         _case(f"about -40{name}", 20, 20, offset=-40.0, **options),
         _case(f"0, inf, NaN{name}", 20, special=True, **options),
     )

@@ -33,12 +33,24 @@ def _draw(
     offset: float = 0.0,
     affine: str = "weight bias",
     tracked: bool = True,
+    special: tuple[float, ...] = (),
+    exponents: tuple[float, float] | None = None,
 ) -> Arrays:
     channels = shape[1]
+    input = normal(rng, *shape, scale=scale, offset=offset)
+    for channel, value in enumerate(special):
+        input[0, channel] = value
+    variances = 10 ** rng.uniform(*exponents, channels) if exponents else None
     return {
-        "input": normal(rng, *shape, scale=scale, offset=offset),
+        "input": input,
         "running_mean": normal(rng, channels) if tracked else None,
-        "running_var": rng.uniform(0.5, 2.0, channels) if tracked else None,
+        "running_var": (
+            None
+            if not tracked
+            else rng.uniform(0.5, 2.0, channels)
+            if variances is None
+            else variances
+        ),
         "weight": normal(rng, channels) if "weight" in affine else None,
         "bias": normal(rng, channels) if "bias" in affine else None,
         "cotangent": normal(rng, *shape),
@@ -48,8 +60,10 @@ def _draw(
 def _case(name: str, *shape: int, scale: float = 1.0, offset: float = 0.0,
           affine: str = "weight bias", tracked: bool = True, training: bool = True,
           momentum: float = 0.1, eps: float = 1e-5, layout: str = "contiguous",
-          hard: bool = False, wide: bool = False) -> Case:  # fmt: skip
-    draw = partial(_draw, scale=scale, offset=offset, affine=affine, tracked=tracked)
+          hard: bool = False, wide: bool = False, special: tuple[float, ...] = (),
+          exponents: tuple[float, float] | None = None) -> Case:  # fmt: skip
+    draw = partial(_draw, scale=scale, offset=offset, affine=affine, tracked=tracked,
+                   special=special, exponents=exponents)  # fmt: skip
     return Case(
         name,
         lambda rng: draw(rng, *shape),
@@ -155,6 +169,22 @@ TABLES = (
             _case("eval, images, eps 1e-3", 4, 3, 6, 5, training=False, eps=1e-3),
             _case("eval, weight alone", 16, 5, training=False, affine="weight"),
             _case("eval, bias alone", 16, 5, training=False, affine="bias"),
+            _case(
+                "eval, variances from 1e-8 to 1e6",
+                16,
+                40,
+                training=False,
+                wide=True,
+                exponents=(-8.0, 6.0),
+            ),
+            _case("a channel with NaN", 16, 5, special=(np.nan,)),
+            _case(
+                "eval, channels with NaN and inf",
+                16,
+                5,
+                training=False,
+                special=(np.nan, np.inf, -np.inf),
+            ),
             _case("images, momentum 0.7, eps 1e-3", 4, 3, 6, 5, momentum=0.7, eps=1e-3),
             _case("images, weight alone, 70 channels", 2, 70, 3, 3, affine="weight"),
             _case("eval, no weight, no bias", 16, 5, training=False, affine=""),

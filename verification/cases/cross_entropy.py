@@ -26,7 +26,8 @@ from verification.cases import (
 from verification.cases.pairs import Options, Values, combinations
 from verification.oracles.cross_entropy import cross_entropy as oracle
 
-IGNORED = 1  # in range, so that a row which is not ignored after all would count
+# 1 is in range, so that a row which is not ignored after all would count.
+IGNORED = {"ignored rows": 1, "rows of -1": -1}
 
 
 def _case(
@@ -65,7 +66,7 @@ def _case(
     parts = (name, "×".join(map(str, shape)), target, weight, smoothed, ignore, reduction, laid_out)
     options: dict[str, Any] = {"reduction": reduction, "label_smoothing": label_smoothing}
     if ignore:
-        options["ignore_index"] = IGNORED if ignore == "ignored rows" else -100
+        options["ignore_index"] = IGNORED.get(ignore, -100)
     return Case(
         ", ".join(p for p in parts if p and p != "no weight"),
         draw,
@@ -87,7 +88,7 @@ def _target(
     if ignore == "all rows ignored":
         labels = np.full(rows, -100)
     elif ignore and rows:
-        labels.flat[:3] = IGNORED if ignore == "ignored rows" else -100
+        labels.flat[:3] = IGNORED.get(ignore, -100)
     return labels
 
 
@@ -114,6 +115,8 @@ SPECIAL = [
     _case(8, 1000, weight="weight"),
     _case(12, 5, ignore="all rows ignored"),
     _case(12, 5, ignore="all rows ignored", reduction="sum", label_smoothing=0.1),
+    _case(12, 5, ignore="rows of -1"),
+    _case(12, 5, ignore="rows of -1", weight="weight", label_smoothing=0.1, reduction="none"),
     _case(12, 5, scale=3e3, name="scores to 1e4"),
     _case(12, 5, scale=3e3, name="scores to 1e4", label_smoothing=0.1, weight="weight"),
     _case(12, 5, scale=1e-6, name="scores near 1e-6"),

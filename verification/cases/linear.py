@@ -28,11 +28,14 @@ from verification.oracles.linear import linear as of_matrix
 
 
 def _case(name: str, *leading: int, inputs: int, outputs: int = 6, bias: bool = True,
-          scale: float = 1.0, offset: float = 0.0) -> Case:  # fmt: skip
+          scale: float = 1.0, offset: float = 0.0, special: tuple[float, ...] = ()
+          ) -> Case:  # fmt: skip
     def draw(rng: np.random.Generator) -> Arrays:
+        weight = normal(rng, outputs, inputs)
+        np.fill_diagonal(weight[: len(special)], special)  # each in a row and a column of its own
         return {
             "input": normal(rng, *leading, inputs, scale=scale, offset=offset),
-            "weight": normal(rng, outputs, inputs),
+            "weight": weight,
             "bias": normal(rng, outputs) if bias else None,
             "cotangent": normal(rng, *leading, outputs),
         }
@@ -115,6 +118,7 @@ TABLES = (
             _case("scale 1e-6", 32, inputs=8, scale=1e-6),
             _case("offset 1e4", 32, inputs=100, offset=1e4),
             _case("offset 3e2", 32, inputs=100, offset=3e2),
+            _case("weights of inf, -inf, NaN", 16, inputs=8, special=(np.inf, -np.inf, np.nan)),
             *map(_pair, combinations(OPTIONS)),
         ),
         options=OPTIONS,

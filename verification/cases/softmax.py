@@ -29,14 +29,19 @@ from verification.oracles import softmax as oracles
 
 
 def _case(name: str, *shape: int, dim: int, scale: float = 1.0, offset: float = 0.0,
-          change: Callable[[np.ndarray], None] | None = None) -> Case:  # fmt: skip
+          change: Callable[[np.ndarray], None] | None = None, rare: bool = False
+          ) -> Case:  # fmt: skip
     def draw(rng: np.random.Generator) -> Arrays:
         input = normal(rng, *shape, scale=scale, offset=offset)
         if change is not None:
             change(input)
-        return {"input": input, "cotangent": normal(rng, *shape)}
+        cotangent = normal(rng, *shape)
+        if rare:  # the gradient is made of probabilities that the output's largest hide
+            input[:, 0] -= 80
+            cotangent[:, 0] *= 1e35
+        return {"input": input, "cotangent": cotangent}
 
-    dtypes = holding(scale, offset, largest=offset + 3 * scale)
+    dtypes = DTYPES[:2] if rare else holding(scale, offset, largest=offset + 3 * scale)
     return Case(name, draw, {"dim": dim}, dtypes=dtypes)
 
 
@@ -60,6 +65,9 @@ CASES: tuple[Case, ...] = (
     _case("a vector", 20, dim=0),
     _case("dim=0", 10, 7, dim=0),
     _case("dim=-1 of 3", 4, 5, 6, dim=-1),
+    _case("dim=-2 of 4", 2, 5, 3, 4, dim=-2),
+    _case("dim=-3 of 4", 2, 5, 3, 4, dim=-3),
+    _case("probabilities near 1e-35", 16, 5, dim=1, rare=True),
     _case("dim=1 of 4", 2, 5, 3, 4, dim=1),
     _case("equal scores", 6, 5, dim=1, change=_level),
     _case("scores to 1e4", 32, 10, dim=1, scale=3e3),

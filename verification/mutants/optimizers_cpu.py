@@ -12,7 +12,7 @@ _SGD_LOOP = (
 _MOMENTUM_LOOP = (
     "if bias_correction else lr\n        for i in range(ns[k]):\n            g = float("
 )
-_ADAM_LOOP = "x = float(w[i])\n            g = float("
+_ADAM_LOOP = "else (1.0, decay)\n        for i in range(ns[k]):\n            g = float("
 
 _SHARED = [
     (subject, bug, module, old, new)
@@ -60,12 +60,13 @@ ROWS = [
     *_SHARED,
     *_COUNTS,
     *_ADAM,
-    ("Adam", "loop: decay decoupled", _CPU, "            elif decay != 0:", "            if decay != 0:"),
-    ("Adam", "loop: decay always coupled", _CPU, "            if decoupled:", "            if False:"),
-    ("AdamW", "loop: decay coupled", _CPU, "            if decoupled:", "            if False:"),
-    ("AdamW", "loop: decay without the learning rate", _CPU, "x *= 1 - lr * decay", "x *= 1 - decay"),
-    ("AdamW", "loop: maximize turns the decay", _CPU, "x *= 1 - lr * decay",
-     "x *= 1 - (-lr if maximize else lr) * decay"),
+    ("Adam", "loop: decay decoupled", _CPU, "if decoupled else (1.0, decay)", "if True else (1.0, decay)"),
+    ("Adam", "loop: decay always coupled", _CPU, "if decoupled else (1.0, decay)", "if False else (1.0, decay)"),
+    ("AdamW", "loop: decay coupled", _CPU, "if decoupled else (1.0, decay)", "if False else (1.0, decay)"),
+    ("AdamW", "loop: decay coupled and decoupled", _CPU, "(1 - lr * decay, 0.0)", "(1 - lr * decay, decay)"),
+    ("AdamW", "loop: decay without the learning rate", _CPU, "(1 - lr * decay, 0.0)", "(1 - decay, 0.0)"),
+    ("AdamW", "loop: maximize turns the decay", _CPU, "(1 - lr * decay, 0.0)",
+     "(1 - (-lr if maximize else lr) * decay, 0.0)"),
     ("SGD", "loop: first momentum step dampened", _CPU, "new_v = g if ts[k] == 1 else (1 - dampening)",
      "new_v = (1 - dampening) * g if ts[k] == 1 else (1 - dampening)"),
     ("SGD", "loop: every step a first one", _CPU, "g if ts[k] == 1 else", "g if ts[k] <= 2 else"),
