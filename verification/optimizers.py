@@ -31,7 +31,7 @@ def optimizer_rows(
     candidate: Callable[..., torch.optim.Optimizer] | None = None,
     *,
     dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32),
-    seeds: int = 3,
+    seeds: int | Sequence[int] = 3,
     steps: int = 30,
     device: str = "cpu",
     own: bool = False,
@@ -48,7 +48,7 @@ def optimizer_rows(
         table: the optimizer.
         candidate: a class or factory with the builtin's arguments, instead of refnet's.
         dtypes: what candidate and builtin compute in.
-        seeds: how many draws of parameters and gradients.
+        seeds: how many draws of parameters and gradients, or which; n stands for range(n).
         steps: length of a trajectory.
         device: where candidate and builtin compute.
         own: hold it to refnet's own, stricter targets, those of `verification.trajectories`: in
@@ -68,6 +68,7 @@ def optimizer_rows(
         True
     """
     make = table.candidate if candidate is None else candidate
+    chosen = tuple(range(seeds) if isinstance(seeds, int) else seeds)
     for case in table.cases:
         rows: list[Row] = []
         kind = "-"
@@ -75,7 +76,7 @@ def optimizer_rows(
             with limited(time_limit):
                 for dtype in dtypes:
                     kind, place = short(dtype), torch.device(device)
-                    rows += _verify(table, case, make, dtype, (seeds, steps), place, own, state)
+                    rows += _verify(table, case, make, dtype, (chosen, steps), place, own, state)
         except TimeoutError as error:
             rows.append(_failure(table, case, kind, "-", "runs", _first_line(error)))
         yield rows
@@ -109,14 +110,17 @@ def _verify(
     case: Case,
     candidate: Make,
     dtype: torch.dtype,
-    size: tuple[int, int],
+    size: tuple[tuple[int, ...], int],
     device: torch.device,
     own: bool,
     state: bool,
 ) -> list[Row]:
-    rng = np.random.default_rng(zlib.crc32(f"{table.name} {case.name}".encode()))
+    seeds, steps = size
+    drawn = () if seeds == tuple(range(len(seeds))) else seeds  # the first ones go by the case
+    rng = np.random.default_rng([zlib.crc32(f"{table.name} {case.name}".encode()), *drawn])
+    count = (len(seeds), steps)
     try:
-        samples, differ = _samples(table, case, candidate, dtype, rng, size, device, state)
+        samples, differ = _samples(table, case, candidate, dtype, rng, count, device, state)
     except TimeoutError:
         raise
     except (Exception, SystemExit) as error:  # a candidate that crashes gets a row

@@ -128,7 +128,7 @@ def optimizer_parts(candidate: Any, like: str, plan: Plan) -> list[Part]:
     table, profile = _choose("like", like, optimizer_tables()), PROFILES[plan.profile]
     candidate = adapted(candidate, like)
     options: dict[str, Any] = {
-        "seeds": len(plan.seeds) if plan.seeds else profile.runs,
+        "seeds": plan.seeds or profile.runs,
         "steps": profile.steps,
         "device": plan.device,
     }
@@ -141,7 +141,7 @@ def optimizer_parts(candidate: Any, like: str, plan: Plan) -> list[Part]:
         run = partial(optimizer_rows, _only(table, case), candidate, dtypes=dtypes, **options)
         found.append(Part(like, 1, run, case.name))
     if not plan.dtypes or "float64" in plan.dtypes:
-        used = partial(usage_rows, table, candidate)
+        used = partial(usage_rows, table, candidate, device=plan.device)
         found.append(Part(like, 0, partial(_asked_rows, used, plan), "uses"))
     return found
 

@@ -89,7 +89,7 @@ def verify_optimizer(
         like: "SGD", "Momentum", "RMSprop", "Adam" or "AdamW".
         profile: "quick" (about 2 s) or "full" (up to 20 s: more and longer runs).
         dtypes: of the parameters; float64 and float32 by default.
-        seeds: how many draws of parameters and gradients.
+        seeds: how many draws of parameters and gradients, or which.
         device: as in `verify_op`.
         cases: as in `verify_op`.
         time_limit: as in `verify_op`.
@@ -162,8 +162,7 @@ def _repeat(kind: str, name: str, like: str, plan: Plan, row: Row) -> str:
     words = [name, "--like", like, "--case", row.case]
     words += ["--dtype", dtypes[0]] if dtypes else []
     if seeds is not None:
-        one = len(seeds) == 1 and kind == "op"
-        words += ["--seed", str(seeds[0])] if one else ["--seeds", str(len(seeds))]
+        words += ["--seed", str(seeds[0])] if len(seeds) == 1 else ["--seeds", str(len(seeds))]
     words += ["--profile", plan.profile] if plan.profile != "quick" else []
     words += ["--device", plan.device] if plan.device != "cpu" else []
     words += ["--time-limit", f"{plan.time_limit:g}"] if plan.time_limit else []

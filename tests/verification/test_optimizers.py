@@ -277,6 +277,13 @@ def test_the_same_run_twice_gives_the_same_rows() -> None:
     assert verify("Adam", Adam) == verify("Adam", Adam)
 
 
+def test_seeds_decide_the_draws() -> None:
+    """A number of them stands for the first ones."""
+    few = [verify("Adam", Adam, seeds=seeds) for seeds in (2, (0, 1), (7,), (8,), 1)]
+    assert few[0] == few[1]
+    assert len({str(rows) for rows in few}) == 4
+
+
 def test_state_that_is_the_gradient_itself_fails() -> None:
     """The next gradient is written where the last one was."""
 

@@ -106,27 +106,34 @@ class OptimizerTable:
 
 def _sgd_as_momentum(
     params: Any,
-    *,
-    lr: float,
+    lr: float = 1e-3,
     momentum: float = 0.9,
+    weight_decay: float = 0,
+    *,
     bias_correction: bool = False,
     **others: Any,
 ) -> torch.optim.Optimizer | None:
     """The lecture's rule from torch's SGD: dampening β, and zero buffers laid in beforehand."""
     if bias_correction:
         return None
-    optimizer = torch.optim.SGD(params, lr=lr, momentum=momentum, dampening=momentum, **others)
-    for group in optimizer.param_groups:
-        group["dampening"] = group["momentum"]
-        for param in group["params"]:
-            optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
+    optimizer = torch.optim.SGD(params, lr, momentum, momentum, weight_decay, **others)
+    _keep_the_rule(optimizer)
+    optimizer.register_step_pre_hook(_keep_the_rule)  # somebody may change β, or add a group
     return optimizer
 
 
+def _keep_the_rule(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        group["dampening"] = group["momentum"]
+        for param in group["params"]:
+            if not optimizer.state[param]:
+                optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
+
+
 def _rmsprop(
-    params: Any, *, eps_inside_root: bool = False, **arguments: Any
+    params: Any, *places: Any, eps_inside_root: bool = False, **arguments: Any
 ) -> torch.optim.Optimizer | None:
-    return None if eps_inside_root else torch.optim.RMSprop(params, **arguments)
+    return None if eps_inside_root else torch.optim.RMSprop(params, *places, **arguments)
 
 
 def _each(base: Arguments, *changes: Arguments) -> tuple[Arguments, ...]:
