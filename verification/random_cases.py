@@ -69,7 +69,7 @@ def rows_of(
         >>> tanh = op_tables()["tanh"]
         >>> rows = rows_of(tanh, random_case(tanh, 0), torch.tanh, torch.float64)
         >>> [(row.quantity, row.passed) for row in rows]
-        [('output', True), ('grad input', True)]
+        [('output', True), ('grad input', True), ('other calls', True)]
     """
     asked: dict[str, Any] = {"dtypes": [dtype], "seeds": seeds, "device": device}
     alone: Any = only(table, case)
