@@ -147,7 +147,7 @@ def test_pieces_and_threads_are_nowhere_to_be_seen(
     torch.manual_seed(0)
     start, grads = [torch.randn(n) for n in (1000, 3, 257, 128)], torch.randn(3, 1000)
     found = []
-    for piece, threads in ((2**17, 1), (64, 1), (64, 3), (100, 2)):
+    for piece, threads in ((2**16, 1), (64, 1), (64, 3), (100, 2)):
         monkeypatch.setattr(_table, "PIECE", piece)
         monkeypatch.setattr(_table, "SHARE", 32)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
