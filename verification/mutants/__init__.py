@@ -70,7 +70,7 @@ def planted(mutant: Mutant) -> Iterator[None]:
         _set_code(module, original, compiled)
 
 
-_COMPILED = ("cpu", "_plan", "_threads")  # loops, and what calls them
+_COMPILED = ("cpu", "_plan", "_table", "_threads")  # loops, and what calls them
 
 
 def changed(mutant: Mutant) -> ModuleType:
@@ -136,6 +136,7 @@ def mutants() -> list[Mutant]:
         init,
         linear,
         optimizers,
+        optimizers_cpu,
         regularization,
         schedules,
         softmax,
@@ -143,7 +144,7 @@ def mutants() -> list[Mutant]:
     )
 
     modules = (
-        batch_norm, dropout, softmax, cross_entropy, linear, activations, optimizers, schedules,
-        chain, init, regularization, training,
+        batch_norm, dropout, softmax, cross_entropy, linear, activations, optimizers,
+        optimizers_cpu, schedules, chain, init, regularization, training,
     )  # fmt: skip
     return [Mutant(*row) for module in modules for row in module.ROWS]
