@@ -6,9 +6,9 @@ Legend: W parameter, dW its gradient, V and G averages of dW, S of dW², t step,
 elements; a plural is a table with a column for each parameter. lr α, momentum and betas β, decay
 λ/m, real the dtype of W.
 
-Sums and products are in double, and rounded as they are stored. That costs little where a step waits
-for memory, and up to twice the time where all is in cache; roots and quotients in double would cost
-more, so they are in `real`.
+Sums and products are in double, and rounded as they are stored. That costs little where a step
+waits for memory, and up to twice the time where all is in cache; roots and quotients in double
+would cost more, so they are in `real`.
 """
 
 from __future__ import annotations
