@@ -6,11 +6,13 @@ import math
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-AGAIN = 1.0  # s: an exception raised in a destructor, or caught by the code, is raised once more
+AGAIN = 1.0  # s: an exception that the code has caught is raised once more
+SOON = 0.01  # s: until a destructor is done, in which Python would print an exception and go on
 
 
 class TimeLimitExceeded(TimeoutError):
@@ -59,7 +61,10 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         yield
         return
 
-    def expired(_signal: int, _frame: FrameType | None) -> None:
+    def expired(_signal: int, frame: FrameType | None) -> None:
+        if _in_destructor(frame):
+            signal.setitimer(signal.ITIMER_REAL, SOON, AGAIN)
+            return
         raise TimeLimitExceeded(f"more than {seconds:g} s")
 
     before, start = signal.signal(signal.SIGALRM, expired), time.monotonic()
@@ -72,3 +77,12 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         if left:
             rest = left - (time.monotonic() - start)
             signal.setitimer(signal.ITIMER_REAL, max(rest, 1e-6), interval)
+
+
+def _in_destructor(frame: FrameType | None) -> bool:
+    """Tell whether code runs that Python calls when an object goes: `__del__`, or for a weakref."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename == weakref.__file__:
+            return True
+        frame = frame.f_back
+    return False

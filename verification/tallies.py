@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import time
 import warnings
@@ -19,6 +18,7 @@ import torch
 
 import refnet
 import verification
+from verification import cache
 from verification.random_cases import as_text, random_case, rows_of
 from verification.report import INCONCLUSIVE, Row
 from verification.right_candidates import Right, right_candidates
@@ -117,7 +117,7 @@ def measure(
     Returns:
         A tally for each implementation.
     """
-    folder = _cache() / "false-alarms" / settings()
+    folder = cache.folder("false-alarms") / settings()
     tallies = {
         (right.table.name, right.name): Tally(right.table.name, right.name)
         for right in right_candidates(chosen)
@@ -185,10 +185,6 @@ def settings() -> str:
     return digest.hexdigest()[:16]
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("REFNET_CACHE") or Path.home() / ".cache" / "refnet")
-
-
 def _file(folder: Path, task: Task) -> Path:
     words = "-".join(map(str, task))
     return folder / f"{''.join(c if c.isalnum() else '-' for c in words)}.json"
@@ -204,9 +200,5 @@ def _load(folder: Path, task: Task) -> Tally | None:
 
 
 def _save(folder: Path, task: Task, tally: Tally) -> None:
-    """Write a chunk in one piece, so that one which was stopped halfway is not there."""
-    path = _file(folder, task)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(asdict(tally)), encoding="utf-8")
-    unfinished.replace(path)
+    """Keep a chunk; where that can't be, the next run asks again."""
+    cache.write(_file(folder, task), json.dumps(asdict(tally)))

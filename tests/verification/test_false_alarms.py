@@ -109,6 +109,13 @@ def test_a_run_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch, cache: 
     assert len(asked) == 2 * len(chunks(["relu"], 2 * CHUNK))
 
 
+def test_without_a_cache_it_works(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / "file").write_text("")
+    monkeypatch.setenv("REFNET_CACHE", str(cache / "file"))  # no folder can be made there
+    found = measure(["tanh"], seeds=1, jobs=1)
+    assert {tally.seeds for tally in found} == {1}
+
+
 def test_a_damaged_file_is_done_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only_refnet(monkeypatch)
     expected = measure(["relu"], 2)

@@ -99,6 +99,25 @@ def test_code_that_swallows_the_first_alarm_gets_another(monkeypatch: pytest.Mon
         stubborn()
 
 
+class Slow:
+    """Something whose end takes longer than the limit."""
+
+    def __del__(self) -> None:
+        spin(0.2)
+
+
+def let_go_and_spin() -> None:
+    Slow()
+    spin()
+
+
+def test_an_alarm_in_a_destructor_waits_for_its_end() -> None:
+    start = time.monotonic()
+    with pytest.raises(TimeLimitExceeded), time_limit(0.05):  # an exception in it would be printed
+        let_go_and_spin()
+    assert 0.2 < time.monotonic() - start < 0.9  # before it would be raised again
+
+
 def test_without_alarms_it_is_no_limit() -> None:
     found: list[bool] = []
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 
 import refnet
 import verification
+from verification import cache
 from verification.mutants import mutants
 from verification.report import Kill, Row
 
@@ -33,16 +32,6 @@ ELSEWHERE = (
     "pytest_plugin", "quotients", "rewrites", "right_candidates", "shrink", "suite", "support",
     "tallies", "templates", "transforms",
 )  # fmt: skip
-
-
-def folder() -> Path:
-    """Return where files are kept: $REFNET_CACHE, else ~/.cache/refnet.
-
-    Raises:
-        RuntimeError: there is no home.
-    """
-    chosen = os.environ.get("REFNET_CACHE")
-    return (Path(chosen) if chosen else Path.home() / ".cache" / "refnet") / "kills"
 
 
 def settings(subjects: Iterable[str], profile: str) -> dict[str, str]:
@@ -108,23 +97,13 @@ def write(subject: str, settings: str, kills: Sequence[Kill]) -> bool:
     data = {"subject": subject, "settings": settings, "kills": [_data(kill) for kill in kills]}
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
     try:
-        path = _file(subject, settings)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(name, path)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except (OSError, RuntimeError):
+        return cache.write(_file(subject, settings), text)
+    except RuntimeError:  # there is no home
         return False
-    return True
 
 
 def _file(subject: str, settings: str) -> Path:
-    return folder() / f"{subject.replace(' ', '-')}-{settings}.json"
+    return cache.folder("kills") / f"{subject.replace(' ', '-')}-{settings}.json"
 
 
 def _data(kill: Kill) -> dict[str, Any]:
