@@ -20,7 +20,8 @@ _SHARED = [
     for bug, module, old, new in (
         ("the first parameter's gradient for all", _TABLE, "self._at[1] = grads\n", "self._at[1] = grads[0]\n"),
         ("gradients where they were", _PLAN, "            self._point(addresses)\n", "            pass\n"),
-        ("the last element left out", _TABLE, "(self._sizes))", "(np.maximum(self._sizes - 1, 0)))"),
+        ("the last element left out", _TABLE, "np.minimum(numbers[self._owners] - start, PIECE)",
+         "np.maximum(np.minimum(numbers[self._owners] - start, PIECE) - 1, 0)"),
         ("the last parameter left out", _TABLE, "call(*self._first, *bounds, *numbers)",
          "call(*self._first, 0, bounds[-1] - 1, *numbers)"),
     )
