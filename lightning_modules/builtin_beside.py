@@ -24,7 +24,6 @@ from torch.optim import Optimizer
 import refnet
 import refnet.optim
 from lightning_modules.implementation import torch_counterpart
-from verification.lockstep import builtin_masks
 from verification.models import ModelsReport
 from verification.models.findings import report
 from verification.models.matching import match_models
@@ -33,6 +32,7 @@ from verification.models.recording import Party
 from verification.models.teacher import Teacher
 from verification.models.trees import map_tensors
 from verification.report import PASSING
+from verification.training.lockstep import builtin_masks
 
 Copy = tuple[LightningModule, Optimizer | None]
 NAME = "builtin_beside"

@@ -2,7 +2,7 @@
 
 The shipped configurations train step for step on the same data, with the same initial weights and
 the same dropout masks. `python -m verification lockstep` runs it; the verdict is that of
-`verification.lockstep`.
+`verification.training.lockstep`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lightning_modules.data import DigitsDataModule
 from lightning_modules.files import find_config
 from lightning_modules.implementation import Implementation
 from lightning_modules.quiet import quiet
-from verification.lockstep import Recording, builtin_masks, compare, perturb
 from verification.report import Row
+from verification.training.lockstep import Recording, builtin_masks, compare, perturb
 
 CONFIGS = ("mlp", "conv")
 STEPS = 200

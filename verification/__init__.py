@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verification.functions import verify_function, verify_module
-    from verification.gradient_checks import gradient_check
+    from verification.functions.gradient_checks import gradient_check
+    from verification.functions.verify import verify_function, verify_module
     from verification.models import compare_models
     from verification.public import verify_op, verify_optimizer
     from verification.report import Report, Row
@@ -23,9 +23,9 @@ _HOMES = {
     "Report": "report",
     "Row": "report",
     "compare_models": "models",
-    "gradient_check": "gradient_checks",
-    "verify_function": "functions",
-    "verify_module": "functions",
+    "gradient_check": "functions.gradient_checks",
+    "verify_function": "functions.verify",
+    "verify_module": "functions.verify",
     "verify_op": "public",
     "verify_optimizer": "public",
 }

@@ -44,8 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 _MODULES = {
-    "mutants": "verification.kill_matrix",
-    "false-alarms": "verification.false_alarms",
+    "mutants": "verification.mutants.kill_matrix",
+    "false-alarms": "verification.false_alarms.command",
     "models": "verification.models",
 }
 

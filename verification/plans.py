@@ -19,15 +19,15 @@ from verification.cases import Case, OpTable, op_tables
 from verification.cases.batch_norm_module import called
 from verification.cases.optimizers import Case as OptimizerCase
 from verification.cases.optimizers import optimizer_tables
-from verification.errors import error_rows
-from verification.gradients import verify_gradients
-from verification.ops import op_rows
-from verification.optimizers import optimizer_rows
+from verification.cases.random_cases import case_from_values
+from verification.ops.errors import error_rows
+from verification.ops.gradients import verify_gradients
+from verification.ops.randomness import randomness_rows
+from verification.ops.rows import op_rows
+from verification.optimizers.rows import optimizer_rows
+from verification.optimizers.usage import usage_rows
 from verification.parts import Part
-from verification.random_cases import case_from_values
-from verification.randomness import randomness_rows
 from verification.report import Row
-from verification.usage import usage_rows
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 OWN = {"eps_inside_root", "bias_correction"}  # arguments of refnet's that torch doesn't have

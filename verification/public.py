@@ -127,7 +127,9 @@ def make_report(
     Raises:
         ValueError: there are no rows of the cases that were asked for.
     """
-    from verification.kill_matrix import with_margins  # it plants bugs in what is checked here
+    from verification.mutants.kill_matrix import (
+        with_margins,  # it plants bugs in what is checked here
+    )
 
     if not rows and plan.cases is not None:
         raise ValueError(

@@ -207,7 +207,7 @@ class Report:
 
     def to_html(self) -> str:
         """Return one self-contained page, which needs no network."""
-        from verification.html import render  # it imports this module
+        from verification.page.html import render  # it imports this module
 
         return render(self)
 

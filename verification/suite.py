@@ -11,24 +11,24 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 
-from verification import contract
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
 from verification.cases.transforms import OPS
-from verification.chain import DEPTHS, chain_rows
-from verification.contract import verify_contract
-from verification.init import init_rows
-from verification.optimizer_memory import OPTIONS as MEMORY
-from verification.optimizer_memory import verify_step_memory
-from verification.optimizer_options import OPTIONS, option_values, verify_options
-from verification.optimizers import optimizer_rows
+from verification.lecture.chain import DEPTHS, chain_rows
+from verification.lecture.init import init_rows
+from verification.lecture.regularization import regularization_rows
+from verification.ops import contract
+from verification.ops.contract import verify_contract
+from verification.optimizers.memory import OPTIONS as MEMORY
+from verification.optimizers.memory import verify_step_memory
+from verification.optimizers.options import OPTIONS, option_values, verify_options
+from verification.optimizers.rows import optimizer_rows
+from verification.optimizers.schedules import USES, schedule_rows, schedule_tables
 from verification.parts import Advance, Part, Rows, failure, run_here
-from verification.regularization import regularization_rows
 from verification.report import INCONCLUSIVE, Row
-from verification.schedules import USES, schedule_rows, schedule_tables
-from verification.support import verify_support
-from verification.training import SUBJECT as TRAINING
-from verification.training import training_rows
+from verification.training.loop import SUBJECT as TRAINING
+from verification.training.loop import training_rows
+from verification.transforms.support import verify_support
 
 __all__ = ["GROUP", "Part", "parts", "run", "whole"]
 GROUP = "refnet.verification"

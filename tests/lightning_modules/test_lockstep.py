@@ -13,9 +13,9 @@ import refnet.optim
 from lightning_modules import Classifier, DigitsDataModule, lockstep
 from lightning_modules.implementation import Implementation, layers
 from lightning_modules.lockstep import CONFIGS, QUICK_STEPS, STEPS, record, suite
-from verification.lockstep import Recording, compare
 from verification.mutants import Mutant, mutants, planted
 from verification.report import Report, Row
+from verification.training.lockstep import Recording, compare
 
 Runs = dict[tuple[str, bool], Recording]
 
@@ -90,7 +90,7 @@ def test_another_mask_fails(builtin: Runs, monkeypatch: pytest.MonkeyPatch) -> N
     def other_mask(input: Any, p: float, name: str) -> Any:
         return torch.rand_like(input) >= p
 
-    monkeypatch.setattr("verification.lockstep.next_mask", other_mask)
+    monkeypatch.setattr("verification.training.lockstep.next_mask", other_mask)
     assert not judge("mlp", builtin).passed
 
 

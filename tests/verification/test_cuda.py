@@ -8,8 +8,8 @@ import torch
 from lightning_modules.lockstep import suite as lockstep
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
-from verification.ops import op_rows
-from verification.optimizers import optimizer_rows
+from verification.ops.rows import op_rows
+from verification.optimizers.rows import optimizer_rows
 from verification.report import collect
 
 pytestmark = [

@@ -303,8 +303,8 @@ def test_commands_of_other_modules_get_their_arguments(
 
 
 MODULES = {
-    "mutants": "verification.kill_matrix",
-    "false-alarms": "verification.false_alarms",
+    "mutants": "verification.mutants.kill_matrix",
+    "false-alarms": "verification.false_alarms.command",
     "models": "verification.models",
 }
 

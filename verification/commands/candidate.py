@@ -11,9 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
-from verification import plans, shrink
+from verification import plans
 from verification.candidates import load
-from verification.cases import OpTable, op_tables
+from verification.cases import OpTable, op_tables, shrink
 from verification.cases.optimizers import OptimizerTable, optimizer_tables
 from verification.commands import terminal
 from verification.commands.terminal import FAILED, PASSED, Usage

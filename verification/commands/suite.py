@@ -12,10 +12,10 @@ import torch
 from verification import suite
 from verification.commands import terminal
 from verification.commands.terminal import FAILED, PASSED, Usage
-from verification.contract import contract_markdown
+from verification.ops.contract import contract_markdown
 from verification.parts import Part, run_apart, run_here
 from verification.report import Report, Row
-from verification.support import SUPPORT, print_support, support_markdown, support_rows
+from verification.transforms.support import SUPPORT, print_support, support_markdown, support_rows
 
 HEADING = """\
 # What every op supports

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from verification.lockstep import builtin_masks
 from verification.models.findings import FORWARD, Finding, ModelsReport, report
 from verification.models.free import Free
 from verification.models.matching import ROOT, Match, Matching, match_models
@@ -18,6 +17,7 @@ from verification.models.parties import Crash
 from verification.models.recording import Loss, Party, random_state_kept
 from verification.models.teacher import Teacher
 from verification.models.trees import map_tensors
+from verification.training.lockstep import builtin_masks
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 

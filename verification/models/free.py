@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verification.lockstep import NOISE, ROUNDING, TIMES, perturb
 from verification.models.findings import BUFFER, LOSS, NULL_DIRECTION, PARAMETER, Finding, quantity
 from verification.models.judging import BITWISE, Judged, gap
 from verification.models.matching import ROOT
@@ -17,6 +16,7 @@ from verification.models.parties import Lockstep
 from verification.models.recording import Party, Step
 from verification.models.trees import largest
 from verification.report import ANOTHER, AS_GOOD, INCONCLUSIVE, NULL
+from verification.training.lockstep import NOISE, ROUNDING, TIMES, perturb
 
 Tensors = dict[str, Tensor]
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verification.lockstep import ROUNDING
 from verification.report import ANOTHER, AS_GOOD, INCONCLUSIVE, NULL, PASSING
 from verification.tolerance import RESPONSE_64
+from verification.training.lockstep import ROUNDING
 
 BITWISE = "bitwise"
 UNCLEAR = {torch.float64: 1e-3}  # a bound above that says nothing; 1 in the other dtypes

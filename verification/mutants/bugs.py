@@ -10,17 +10,17 @@ from typing import Any
 
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
-from verification.chain import chain_rows
-from verification.init import init_rows
+from verification.lecture.chain import chain_rows
+from verification.lecture.init import init_rows
+from verification.lecture.regularization import regularization_rows
 from verification.mutants import Mutant, changed, mutants, planted
 from verification.mutants.trivial import trivial_op, trivial_optimizer, trivial_schedule
+from verification.optimizers.schedules import schedule_rows, schedule_tables
 from verification.parts import Part
 from verification.plans import make_plan, op_parts, optimizer_parts
-from verification.regularization import regularization_rows
 from verification.report import Row
-from verification.schedules import schedule_rows, schedule_tables
-from verification.training import SUBJECT as TRAINING
-from verification.training import train, training_rows
+from verification.training.loop import SUBJECT as TRAINING
+from verification.training.loop import train, training_rows
 
 PLANTED, TRIVIAL, RIGHT = "planted bug", "trivial candidate", "nothing planted"
 Candidate = Callable[..., Any]

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
-from verification.schedules import schedule_tables
+from verification.optimizers.schedules import schedule_tables
 
 Call = Callable[..., Any]
 STEPS = 10

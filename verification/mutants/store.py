@@ -26,11 +26,8 @@ FIELDS = (
 _NUMBERS = ("error", "builtin_error", "bound", "floor")
 # Of verification, what has no part in these verdicts: nothing below is imported for them.
 ELSEWHERE = (
-    "__main__", "arguments", "candidates", "commands", "comparison", "contract", "false_alarms",
-    "figures", "frozen_loss", "functions", "gradient_checks", "html", "kinks", "memory", "models",
-    "modules", "optimizer_memory", "optimizer_options", "own_gradients", "parties", "public",
-    "pytest_plugin", "quotients", "rewrites", "right_candidates", "shrink", "suite", "support",
-    "tallies", "templates", "transforms",
+    "__main__", "candidates", "commands", "false_alarms", "functions", "models", "page", "public",
+    "pytest_plugin", "suite", "transforms",
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_MODULE = "verification.training"
+_MODULE = "verification.training.loop"
 
 ROWS = [
     ("training run", bug, _MODULE, old, new)

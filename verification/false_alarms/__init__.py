@@ -1,0 +1,1 @@
+"""What is right must pass: right implementations of every op and optimizer, asked many times."""

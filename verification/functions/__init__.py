@@ -1,0 +1,1 @@
+"""Any function or module beside any reference; gradients beside difference quotients."""

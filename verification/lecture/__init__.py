@@ -1,0 +1,1 @@
+"""What the lecture has beside ops and optimizers: the chain, initial weights, regularization."""

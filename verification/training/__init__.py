@@ -1,0 +1,1 @@
+"""Whole training runs: a loop by hand, and runs in lockstep."""
