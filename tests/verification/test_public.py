@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,11 +30,9 @@ def check(name: str) -> Callable[..., verification.Report]:
 
 
 @pytest.mark.parametrize("name", BUILTINS)
-def test_torch_itself_passes_in_time(name: str) -> None:
-    start = time.process_time()
+def test_torch_itself_passes(name: str) -> None:
     report = check(name)(BUILTINS[name], like=name)
     report.raise_if_failed()
-    assert time.process_time() - start < 2  # s, of this process alone
     assert {row.subject for row in report.rows} == {name}
     assert report.title.endswith(f" like {name}")
 
