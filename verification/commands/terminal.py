@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,10 @@ def cores() -> int:
 
 @contextmanager
 def progress(total: int, *, named: bool = True) -> Iterator[Callable[[Part], None]]:
-    """Show a bar on a terminal, and elsewhere the names of the parts; yield what advances it."""
+    """Show a bar on a terminal, and elsewhere the names of the parts; yield what advances it.
+
+    At the end it says, on stderr like the rest, how long it took.
+    """
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
@@ -94,4 +98,6 @@ def progress(total: int, *, named: bool = True) -> Iterator[Callable[[Part], Non
                 announced.add(part.name)
                 console.print(part.name)
 
+        start = time.perf_counter()
         yield advance
+    console.print(f"took {time.perf_counter() - start:.1f} s", highlight=False)
