@@ -13,7 +13,7 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup train test verify support accuracy mutants false-alarms tune lint wheel-check clean distclean
+.PHONY: help setup train test verify support accuracy mutants false-alarms benchmark tune lint wheel-check clean distclean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' Makefile | \
@@ -42,6 +42,9 @@ mutants: $(STAMP)  ## plant bugs, show which check catches each
 
 false-alarms: $(STAMP)  ## run the checks on what is right, 200 random cases each
 	@$(RUN) -m verification false-alarms $(ARGS)
+
+benchmark: $(STAMP)  ## time every op and optimizer against torch's, in one run
+	@$(RUN) scripts/benchmark.py $(ARGS)
 
 tune: $(STAMP)  ## search hyperparameters with two workers (CONFIG=mlp or conv)
 	@$(RUN) scripts/tune.py --config $(CONFIG) --workers 2 $(ARGS)

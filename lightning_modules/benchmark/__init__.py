@@ -1,0 +1,1 @@
+"""How fast refnet is beside torch's builtins: `python -m lightning_modules.benchmark`."""
