@@ -6,9 +6,9 @@ Legend: W parameter, dW its gradient, V and G averages of dW, S of dW², t step,
 elements; a plural is a table with a column for each parameter. lr α, momentum and betas β, decay
 λ/m, real the dtype of W.
 
-Sums and products are in double, and rounded as they are stored. That costs little where a step
-waits for memory, and up to twice the time where all is in cache; roots and quotients in double
-would cost more, so they are in `real`.
+The arithmetic of an element is in `real`, twice as many elements at a time in float32 as double
+would be. In double is what is computed once for all of them, and what decides how far W drifts over
+many steps: the shrinking of W by a decoupled decay, and the last line of SGD.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ def sgd(
     """
     for k in range(first, last):
         w, dw, v = ws[k], dws[k], vs[k]
+        real = type(w[0])
+        beta, rest, weight_decay = real(momentum), real(1 - dampening), real(decay)
         for i in range(ns[k]):
-            g = float(-dw[i] if maximize else dw[i])
+            g = -dw[i] if maximize else dw[i]
             if decay != 0:
-                g += decay * w[i]
+                g += weight_decay * w[i]
             if momentum != 0:
-                new_v = g if ts[k] == 1 else (1 - dampening) * g + momentum * v[i]
-                g = g + momentum * new_v if nesterov else new_v
+                new_v = g if ts[k] == 1 else rest * g + beta * v[i]
+                g = g + beta * new_v if nesterov else new_v
                 v[i] = new_v
             w[i] -= lr * g
 
@@ -50,12 +52,14 @@ def momentum_rule(
     """V ← βV + (1 − β) dW;  W ← W − αV, or with bias correction W − α V / (1 − βᵗ)."""
     for k in range(first, last):
         w, dw, v, t = ws[k], dws[k], vs[k], ts[k]
-        rate = lr / (1 - momentum**t) if bias_correction else lr
+        real = type(w[0])
+        rate = real(lr / (1 - momentum**t) if bias_correction else lr)
+        beta, rest, weight_decay = real(momentum), real(1 - momentum), real(decay)
         for i in range(ns[k]):
-            g = float(-dw[i] if maximize else dw[i])
+            g = -dw[i] if maximize else dw[i]
             if decay != 0:
-                g += decay * w[i]
-            new_v = (1 - momentum) * g + momentum * v[i]
+                g += weight_decay * w[i]
+            new_v = rest * g + beta * v[i]
             v[i] = new_v
             w[i] -= rate * new_v
 
@@ -74,23 +78,25 @@ def rmsprop(
     for k in range(first, last):
         w, dw, s, v, g = ws[k], dws[k], ss[k], vs[k], gs[k]
         real = type(w[0])
+        beta, rest, mu = real(alpha), real(1 - alpha), real(momentum)
+        rate, epsilon, weight_decay = real(lr), real(eps), real(decay)
         for i in range(ns[k]):
-            d = float(-dw[i] if maximize else dw[i])
+            d = -dw[i] if maximize else dw[i]
             if decay != 0:
-                d += decay * w[i]
-            new_s = (1 - alpha) * d * d + alpha * s[i]
+                d += weight_decay * w[i]
+            new_s = rest * d * d + beta * s[i]
             s[i] = new_s
             if centered:
-                new_g = g[i] + (1 - alpha) * (d - g[i])
+                new_g = g[i] + rest * (d - g[i])
                 g[i] = new_g
                 new_s -= new_g * new_g
-            root = sqrt(real(new_s + eps)) if eps_inside_root else sqrt(real(new_s)) + real(eps)
+            root = sqrt(new_s + epsilon) if eps_inside_root else sqrt(new_s) + epsilon
             if momentum > 0:
-                new_v = momentum * v[i] + real(d) / root
+                new_v = mu * v[i] + d / root
                 v[i] = new_v
-                w[i] -= lr * new_v
+                w[i] -= rate * new_v
             else:
-                w[i] -= real(lr * d) / root
+                w[i] -= rate * d / root
 
 
 @compiled()
@@ -109,18 +115,21 @@ def adam(
         w, dw, v, s, s_max, t = ws[k], dws[k], vs[k], ss[k], s_maxes[k], ts[k]
         real = type(w[0])
         correction = sqrt(1 - beta2**t)  # α V̂ / (√Ŝ + ε) = rate V / (√S + ε correction)
-        rate = lr / (1 - beta1**t) * correction
+        rate, epsilon = real(lr / (1 - beta1**t) * correction), real(eps * correction)
         shrink, coupled = (1 - lr * decay, 0.0) if decoupled else (1.0, decay)
+        rest1, rest2 = real(1 - beta1), real(1 - beta2)
+        beta, weight_decay = real(beta2), real(coupled)
         for i in range(ns[k]):
-            g = float(-dw[i] if maximize else dw[i])
+            g = -dw[i] if maximize else dw[i]
             if coupled != 0:
-                g += coupled * w[i]
-            new_v = v[i] + (1 - beta1) * (g - v[i])
-            new_s = (1 - beta2) * g * g + beta2 * s[i]
+                g += weight_decay * w[i]
+            new_v = v[i] + rest1 * (g - v[i])
+            new_s = rest2 * g * g + beta * s[i]
             v[i] = new_v
             s[i] = new_s
             if amsgrad:
                 if s_max[i] > new_s or s_max[i] != s_max[i]:  # NaN stays
-                    new_s = float(s_max[i])
+                    new_s = s_max[i]
                 s_max[i] = new_s
-            w[i] = shrink * w[i] - real(rate * new_v) / (sqrt(real(new_s)) + real(eps * correction))
+            step = rate * new_v / (sqrt(new_s) + epsilon)
+            w[i] = w[i] - step if shrink == 1 else shrink * w[i] - step

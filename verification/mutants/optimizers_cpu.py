@@ -5,14 +5,12 @@ from __future__ import annotations
 _CPU, _PLAN, _TABLE = "optim.cpu", "optim._plan", "optim._table"
 _ALL = ("SGD", "Momentum", "RMSprop", "Adam", "AdamW")
 
-# What stands in every loop has the lines around it for context.
-_SGD_LOOP = (
-    "w, dw, v = ws[k], dws[k], vs[k]\n        for i in range(ns[k]):\n            g = float("
-)
-_MOMENTUM_LOOP = (
-    "if bias_correction else lr\n        for i in range(ns[k]):\n            g = float("
-)
-_ADAM_LOOP = "else (1.0, decay)\n        for i in range(ns[k]):\n            g = float("
+# What stands in every loop has the line before it for context.
+_G = "        for i in range(ns[k]):\n            g = -dw[i] if maximize else dw[i]\n"
+_G_UP = "        for i in range(ns[k]):\n            g = dw[i]\n"
+_SGD_LOOP = "real(1 - dampening), real(decay)\n"
+_MOMENTUM_LOOP = "real(1 - momentum), real(decay)\n"
+_ADAM_LOOP = "beta, weight_decay = real(beta2), real(coupled)\n"
 
 _SHARED = [
     (subject, bug, module, old, new)
@@ -40,20 +38,20 @@ _ADAM = [
     for bug, old, new in (
         ("loop: ε before bias correction", "real(eps * correction)", "real(eps)"),
         ("loop: ε ten times", "real(eps * correction)", "real(10 * eps * correction)"),
-        ("loop: ε inside the root", "(sqrt(real(new_s)) + real(eps * correction))",
-         "sqrt(real(new_s + eps * correction**2))"),
-        ("loop: β₂ slips", "new_s = (1 - beta2) * g * g", "new_s = (1 - beta1) * g * g"),
+        ("loop: ε inside the root", "rate * new_v / (sqrt(new_s) + epsilon)",
+         "rate * new_v / sqrt(new_s + real(eps * correction**2))"),
+        ("loop: β₂ slips", "new_s = rest2 * g * g", "new_s = rest1 * g * g"),
         ("loop: t off by one", "lr / (1 - beta1**t)", "lr / (1 - beta1 ** (t + 1))"),
         ("loop: no correction of S", "correction = sqrt(1 - beta2**t)", "correction = 1.0"),
-        ("loop: the gradient not averaged", "new_v = v[i] + (1 - beta1) * (g - v[i])", "new_v = g"),
-        ("loop: a step along the gradient", "real(rate * new_v)", "real(rate * g)"),
+        ("loop: the gradient not averaged", "new_v = v[i] + rest1 * (g - v[i])", "new_v = g"),
+        ("loop: a step along the gradient", "step = rate * new_v", "step = rate * g"),
         ("loop: V not kept", "            v[i] = new_v\n            s[i] = new_s\n            if amsgrad",
          "            s[i] = new_s\n            if amsgrad"),
         ("loop: amsgrad ignored", "            if amsgrad:", "            if False:"),
         ("loop: amsgrad not kept", "s_max[i] = new_s", "pass"),
         ("loop: the smallest S", "s_max[i] > new_s", "s_max[i] < new_s"),
-        ("loop: lr 1.01 times", "rate = lr / (1 - beta1**t) * correction", "rate = 1.01 * lr / (1 - beta1**t) * correction"),
-        ("loop: maximize ignored", _ADAM_LOOP + "-dw[i] if maximize else dw[i])", _ADAM_LOOP + "dw[i])"),
+        ("loop: lr 1.01 times", "real(lr / (1 - beta1**t) * correction)", "real(1.01 * lr / (1 - beta1**t) * correction)"),
+        ("loop: maximize ignored", _ADAM_LOOP + _G, _ADAM_LOOP + _G_UP),
     )
 ]  # fmt: skip
 
@@ -68,40 +66,38 @@ ROWS = [
     ("AdamW", "loop: decay without the learning rate", _CPU, "(1 - lr * decay, 0.0)", "(1 - decay, 0.0)"),
     ("AdamW", "loop: maximize turns the decay", _CPU, "(1 - lr * decay, 0.0)",
      "(1 - (-lr if maximize else lr) * decay, 0.0)"),
-    ("SGD", "loop: first momentum step dampened", _CPU, "new_v = g if ts[k] == 1 else (1 - dampening)",
-     "new_v = (1 - dampening) * g if ts[k] == 1 else (1 - dampening)"),
+    ("SGD", "loop: first momentum step dampened", _CPU, "new_v = g if ts[k] == 1 else rest",
+     "new_v = rest * g if ts[k] == 1 else rest"),
     ("SGD", "loop: every step a first one", _CPU, "g if ts[k] == 1 else", "g if ts[k] <= 2 else"),
     ("SGD", "loop: no step a first one", _CPU, "g if ts[k] == 1 else", "g if ts[k] == 0 else"),
-    ("SGD", "loop: dampening ignored", _CPU, "(1 - dampening) * g", "1.0 * g"),
-    ("SGD", "loop: Nesterov without the look-ahead", _CPU, "g + momentum * new_v if nesterov else new_v", "new_v"),
+    ("SGD", "loop: dampening ignored", _CPU, "rest, weight_decay = real(momentum), real(1 - dampening)", "rest, weight_decay = real(momentum), real(1)"),
+    ("SGD", "loop: Nesterov without the look-ahead", _CPU, "g + beta * new_v if nesterov else new_v", "new_v"),
     ("SGD", "loop: V not kept", _CPU, "                v[i] = new_v\n            w[i] -= lr * g",
      "                pass\n            w[i] -= lr * g"),
-    ("SGD", "loop: maximize ignored", _CPU, _SGD_LOOP + "-dw[i] if maximize else dw[i])", _SGD_LOOP + "dw[i])"),
+    ("SGD", "loop: maximize ignored", _CPU, _SGD_LOOP + _G, _SGD_LOOP + _G_UP),
     ("SGD", "loop: maximize after decay", _CPU,
-     _SGD_LOOP + "-dw[i] if maximize else dw[i])\n            if decay != 0:\n                g += decay * w[i]",
-     _SGD_LOOP + "-dw[i] if maximize else dw[i])\n            if decay != 0:\n                g += (-decay if maximize else decay) * w[i]"),
+     _SGD_LOOP, "real(1 - dampening), real(-decay if maximize else decay)\n"),
     ("SGD", "loop: the other sign", _CPU, "w[i] -= lr * g", "w[i] += lr * g"),
-    ("Momentum", "loop: no 1 − β", _CPU, "new_v = (1 - momentum) * g + momentum * v[i]", "new_v = g + momentum * v[i]"),
-    ("Momentum", "loop: β ↔ 1 − β", _CPU, "new_v = (1 - momentum) * g + momentum * v[i]",
-     "new_v = momentum * g + (1 - momentum) * v[i]"),
+    ("Momentum", "loop: no 1 − β", _CPU, "real(1 - momentum), real(decay)", "real(1), real(decay)"),
+    ("Momentum", "loop: β ↔ 1 − β", _CPU, "real(momentum), real(1 - momentum), real(decay)",
+     "real(1 - momentum), real(momentum), real(decay)"),
     ("Momentum", "loop: bias correction off", _CPU, "if bias_correction else lr", "if False else lr"),
     ("Momentum", "loop: bias correction always on", _CPU, "if bias_correction else lr", "if True else lr"),
     ("Momentum", "loop: t off by one", _CPU, "1 - momentum**t", "1 - momentum ** (t + 1)"),
     ("Momentum", "loop: V of the step before", _CPU,
      "            v[i] = new_v\n            w[i] -= rate * new_v", "            w[i] -= rate * v[i]\n            v[i] = new_v"),
     ("Momentum", "loop: V not kept", _CPU, "            v[i] = new_v\n            w[i] -= rate", "            w[i] -= rate"),
-    ("Momentum", "loop: maximize ignored", _CPU, _MOMENTUM_LOOP + "-dw[i] if maximize else dw[i])",
-     _MOMENTUM_LOOP + "dw[i])"),
-    ("Momentum", "loop: lr 1.01 times", _CPU, "w[i] -= rate * new_v", "w[i] -= 1.01 * rate * new_v"),
+    ("Momentum", "loop: maximize ignored", _CPU, _MOMENTUM_LOOP + _G, _MOMENTUM_LOOP + _G_UP),
+    ("Momentum", "loop: lr 1.01 times", _CPU, "rate = real(lr", "rate = real(1.01 * lr"),
     ("RMSprop", "loop: ε always outside the root", _CPU, "if eps_inside_root else", "if False else"),
     ("RMSprop", "loop: ε always inside the root", _CPU, "if eps_inside_root else", "if True else"),
-    ("RMSprop", "loop: α ↔ 1 − α", _CPU, "new_s = (1 - alpha) * d * d + alpha * s[i]",
-     "new_s = alpha * d * d + (1 - alpha) * s[i]"),
+    ("RMSprop", "loop: α ↔ 1 − α", _CPU, "real(alpha), real(1 - alpha), real(momentum)",
+     "real(1 - alpha), real(alpha), real(momentum)"),
     ("RMSprop", "loop: centered ignored", _CPU, "new_s -= new_g * new_g", "pass"),
     ("RMSprop", "loop: G not kept", _CPU, "                g[i] = new_g\n", ""),
     ("RMSprop", "loop: the centered S is kept", _CPU, "            root = sqrt", "            s[i] = new_s\n            root = sqrt"),
-    ("RMSprop", "loop: momentum ignored", _CPU, "new_v = momentum * v[i] + real(d)", "new_v = 0 * v[i] + real(d)"),
-    ("RMSprop", "loop: dampened", _CPU, "new_v = momentum * v[i] + real(d)", "new_v = momentum * v[i] + real((1 - momentum) * d)"),
-    ("RMSprop", "loop: ε 1.1 times", _CPU, "+ real(eps)\n", "+ real(1.1 * eps)\n"),
-    ("RMSprop", "loop: maximize ignored", _CPU, "d = float(-dw[i] if maximize else dw[i])", "d = float(dw[i])"),
+    ("RMSprop", "loop: momentum ignored", _CPU, "new_v = mu * v[i] + d", "new_v = 0 * v[i] + d"),
+    ("RMSprop", "loop: dampened", _CPU, "new_v = mu * v[i] + d", "new_v = mu * v[i] + (1 - mu) * d"),
+    ("RMSprop", "loop: ε 1.1 times", _CPU, "real(eps), real(decay)", "real(1.1 * eps), real(decay)"),
+    ("RMSprop", "loop: maximize ignored", _CPU, "d = -dw[i] if maximize else dw[i]", "d = dw[i]"),
 ]  # fmt: skip
