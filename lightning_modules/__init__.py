@@ -23,6 +23,7 @@ __all__ = [
     "DigitsDataModule",
     "ExactResume",
     "ExponentialWeightAveraging",
+    "GradientFlow",
     "ImageFolderDataModule",
     "OpenMLDataModule",
     "RefnetSyncBatchNorm",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         CSVDataModule,
         ImageFolderDataModule,
     )
+    from lightning_modules.gradient_flow import GradientFlow
     from lightning_modules.nets import MLP, ConvNet
     from lightning_modules.resume import ExactResume
     from lightning_modules.sync_batchnorm import RefnetSyncBatchNorm
@@ -51,6 +53,7 @@ else:
         "Augmentation": "augmentation",
         "CSVDataModule": "data_sources",
         "ClassificationData": "data",
+        "GradientFlow": "gradient_flow",
         "ImageFolderDataModule": "data_sources",
         "OpenMLDataModule": "data_openml",
         "BuiltinBeside": "builtin_beside",

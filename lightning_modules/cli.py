@@ -47,6 +47,7 @@ from lightning_modules.files import (
     relative,
     with_configs,
 )
+from lightning_modules.gradient_flow import GradientFlow  # noqa: F401 (--trainer.callbacks, too)
 from lightning_modules.quiet import quiet
 from lightning_modules.resume import ExactResume
 from lightning_modules.summary import Summary, show, summarize

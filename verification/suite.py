@@ -14,8 +14,13 @@ from importlib.metadata import EntryPoint, entry_points
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
 from verification.cases.transforms import OPS
+from verification.lecture.averages import BETAS, average_rows
 from verification.lecture.chain import DEPTHS, chain_rows
+from verification.lecture.checked_gradients import ACTIVATIONS as CHECKED
+from verification.lecture.checked_gradients import gradient_check_rows
+from verification.lecture.gradient_flow import ACTIVATIONS, gradient_flow_rows
 from verification.lecture.init import init_rows
+from verification.lecture.numerical_gradients import FUNCTIONS, numerical_gradient_rows
 from verification.lecture.regularization import regularization_rows
 from verification.ops import contract
 from verification.ops.contract import verify_contract
@@ -43,8 +48,9 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
         device: where candidates and builtins compute.
 
     Returns:
-        The ops, the optimizers, the schedules, the whole chain, initial weights, regularization, a
-        training loop, the transforms, then the registered suites.
+        The ops, the optimizers, the schedules, the whole chain, initial weights, regularization,
+        gradient flow, numerical gradients, averages, the gradient check, a training loop, the
+        transforms, then the registered suites.
 
     Example:
         >>> [part.name for part in parts()][0]
@@ -70,6 +76,12 @@ def parts(*, quick: bool = False, device: str = "cpu") -> list[Part]:
     found.append(Part("chain", len(DEPTHS), partial(chain_rows, quick=quick)))
     found.append(Part("init", 7, partial(init_rows, quick=quick)))
     found.append(Part("regularization", 3, partial(regularization_rows, quick=quick)))
+    found.append(Part("gradient_flow", len(ACTIVATIONS), partial(gradient_flow_rows, quick=quick)))
+    run = partial(numerical_gradient_rows, quick=quick)
+    found.append(Part("numerical_gradients", len(FUNCTIONS), run))
+    found.append(Part("averages", len(BETAS), partial(average_rows, quick=quick)))
+    run = partial(gradient_check_rows, quick=quick)
+    found.append(Part("gradient_check", len(CHECKED), run))
     found.append(Part(TRAINING, 1, training_rows))
     run = _later(verify_support, OPS, quick=quick, device=device)
     found.append(Part("transforms", len(OPS), run))

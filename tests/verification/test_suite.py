@@ -21,7 +21,10 @@ OPS = [
 ]  # fmt: skip
 OPTIMIZERS = ["SGD", "Momentum", "RMSprop", "Adam", "AdamW"]
 SCHEDULES = ["InverseTimeDecay", "ExponentialDecay", "InverseSqrtDecay"]
-LECTURE = ["chain", "init", "regularization"]
+LECTURE = [
+    "chain", "init", "regularization", "gradient_flow", "numerical_gradients", "averages",
+    "gradient_check",
+]  # fmt: skip
 OWN = [
     *OPS, "SGD", "SGD options", "SGD memory", "Momentum",
     *(part for name in ("RMSprop", "Adam", "AdamW")
@@ -42,7 +45,8 @@ def test_refnet_passes(name: str) -> None:
 
 
 def test_all_parts_are_there() -> None:
-    assert [part.name for part in parts()] == [*OWN, "lockstep"]
+    registered = ["data", "early_stopping", "lockstep", "tuning"]
+    assert [part.name for part in parts()] == [*OWN, *registered]
 
 
 def public(module: Any) -> set[str]:

@@ -129,12 +129,16 @@ def mutants() -> list[Mutant]:
     """Return all planted bugs."""
     from verification.mutants import (
         activations,
+        averages,
         batch_norm,
         chain,
+        checked_gradients,
         cross_entropy,
         dropout,
+        gradient_flow,
         init,
         linear,
+        numerical_gradients,
         optimizers,
         optimizers_cpu,
         regularization,
@@ -145,6 +149,7 @@ def mutants() -> list[Mutant]:
 
     modules = (
         batch_norm, dropout, softmax, cross_entropy, linear, activations, optimizers,
-        optimizers_cpu, schedules, chain, init, regularization, training,
+        optimizers_cpu, schedules, chain, init, regularization, gradient_flow, numerical_gradients,
+        averages, checked_gradients, training,
     )  # fmt: skip
     return [Mutant(*row) for module in modules for row in module.ROWS]

@@ -10,8 +10,12 @@ from typing import Any
 
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
+from verification.lecture.averages import average_rows
 from verification.lecture.chain import chain_rows
+from verification.lecture.checked_gradients import gradient_check_rows
+from verification.lecture.gradient_flow import gradient_flow_rows
 from verification.lecture.init import init_rows
+from verification.lecture.numerical_gradients import numerical_gradient_rows
 from verification.lecture.regularization import regularization_rows
 from verification.mutants import Mutant, changed, mutants, planted
 from verification.mutants.trivial import trivial_op, trivial_optimizer, trivial_schedule
@@ -30,6 +34,10 @@ LECTURE: dict[str, Candidate] = {
     "chain": chain_rows,
     "init": init_rows,
     "regularization": regularization_rows,
+    "gradient_flow": gradient_flow_rows,
+    "numerical_gradients": numerical_gradient_rows,
+    "averages": average_rows,
+    "gradient_check": gradient_check_rows,
 }
 
 # Survivors that have been shown to be no bugs, and why.
