@@ -15,6 +15,7 @@ __all__ = [
     "MLP",
     "ArraysDataModule",
     "Augmentation",
+    "BiasVariance",
     "BuiltinBeside",
     "CSVDataModule",
     "ClassificationData",
@@ -31,6 +32,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lightning_modules.augmentation import Augmentation
+    from lightning_modules.bias_variance import BiasVariance
     from lightning_modules.builtin_beside import BuiltinBeside
     from lightning_modules.classifier import Classifier
     from lightning_modules.data import ClassificationData, DigitsDataModule
@@ -51,6 +53,7 @@ else:
         "MLP": "nets",
         "ArraysDataModule": "data_sources",
         "Augmentation": "augmentation",
+        "BiasVariance": "bias_variance",
         "CSVDataModule": "data_sources",
         "ClassificationData": "data",
         "GradientFlow": "gradient_flow",

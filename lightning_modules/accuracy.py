@@ -11,32 +11,30 @@ are measured on the same images and may be compared image by image; `--vary-spli
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import json
-import os
-import platform
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
-from importlib.metadata import version
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from lightning_modules.cli import main as train
 from lightning_modules.errors import stop
-from lightning_modules.files import find_config, packaged_configs
-
-PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "scikit-learn")
-Runs = dict[str, dict[str, Any]]
+from lightning_modules.experiments import (
+    Job,
+    Result,
+    Runs,
+    configuration,
+    finish,
+    fit,
+    key_of,
+    load,
+    save,
+)
+from lightning_modules.files import packaged_configs
 
 
 def arguments(args: Sequence[str] | None) -> argparse.Namespace:
@@ -58,46 +56,12 @@ def arguments(args: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def one_run(name: str, implementation: str, seed: int, extra: Sequence[str]) -> dict[str, Any]:
-    """Train once, in a temporary folder, and return the summary."""
-    with tempfile.TemporaryDirectory() as folder:
-        args = ["fit", "--config", name, "--model.implementation", implementation]
-        args += ["--seed_everything", str(seed), "--trainer.default_root_dir", folder]
-        with contextlib.redirect_stdout(io.StringIO()):
-            summary = train([*args, "--trainer.enable_progress_bar", "false", *extra]).summary
-    if summary is not None and summary.test_accuracy is None:
+def one_run(args: Sequence[str]) -> Result:
+    """Train once and return the summary."""
+    summary = fit(args)
+    if summary["test_accuracy"] is None:
         stop("the options after -- leave the test set unread, and the accuracies are of that set")
-    if summary is None:
-        raise RuntimeError(f"the run {name} {implementation} {seed} has no summary")
-    kept = asdict(summary)
-    for path in ("checkpoint", "files"):  # they were temporary
-        del kept[path]
-    return kept
-
-
-def load(path: Path) -> Runs:
-    """Return the finished runs of an output file; none if there is no file."""
-    try:
-        runs: Runs = json.loads(path.read_text())["runs"] if path.is_file() else {}
-    except (ValueError, KeyError, OSError):
-        stop(f"--out: {path} is not a file that this command wrote")
-    return runs
-
-
-def save(path: Path, runs: Runs) -> None:
-    """Write runs, medians, versions and machine, so that no interruption leaves half a file."""
-    machine = {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-    }
-    versions = {name: version(name) for name in PACKAGES}
-    found = {"runs": runs, "medians": medians(runs), "versions": versions, "machine": machine}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(found, indent=2) + "\n")
-    unfinished.replace(path)
+    return summary
 
 
 def medians(runs: Runs) -> dict[str, dict[str, float]]:
@@ -148,21 +112,20 @@ def main(args: Sequence[str] | None = None) -> int:
     both = options.implementation == "both"
     implementations = ["refnet", "torch"] if both else [options.implementation]
     runs = {} if options.fresh else load(options.out)
-    wanted: Runs = {}
-    todo = list(product(options.config, implementations, options.seeds))
-    for number, (name, implementation, seed) in enumerate(todo, start=1):
+    jobs = []
+    for name, implementation, seed in product(options.config, implementations, options.seeds):
         extra = [*options.rest, *(["--data.seed", str(seed)] if options.vary_split else [])]
         # A run is known by everything that its result depends on, the configuration's text too.
-        config = yaml.safe_load(find_config(name).read_text())
-        key = json.dumps([name, implementation, seed, extra, config, version("torch")])
-        if key not in runs:
-            progress = f"[{number}/{len(todo)}] {name} {implementation} seed {seed}"
-            print(progress, end=" ... ", flush=True, file=sys.stderr)
-            runs[key] = one_run(name, implementation, seed, extra)
-            save(options.out, runs)
-            print(f"{runs[key]['seconds']:.1f} s", flush=True, file=sys.stderr)
-        wanted[key] = runs[key]
-    save(options.out, runs)
+        key = key_of(name, implementation, seed, extra, configuration(name))
+        args = ["--config", name, "--model.implementation", implementation]
+        args += ["--seed_everything", str(seed), *extra]
+        jobs.append(Job(f"{name} {implementation} seed {seed}", key, partial(one_run, args)))
+
+    def keep(runs: Runs) -> None:
+        save(options.out, runs, medians=medians(runs))
+
+    wanted = finish(jobs, runs, keep)
+    keep(runs)
     show(wanted)
     print(f"written to {options.out}")
     return 0

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 from jsonargparse import Namespace
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import (
@@ -93,6 +93,13 @@ class TrainCLI(LightningCLI):
             type=bool,
             default=True,
             help="Read the test set once, at the end of fit; false for tuning runs.",
+        )
+        parser.add_argument(
+            "--human_error",
+            type=ClosedUnitInterval | None,
+            default=None,
+            help="Share of labels that people get wrong, such as 0.01: tells avoidable bias at the "
+            "end of fit. By default 0 for the digits, unknown for other data.",
         )
         parser.add_argument(
             "--threads",
@@ -250,12 +257,14 @@ class TrainCLI(LightningCLI):
             print("no summary: it is made by runs on one device")
             return
         config = self.config["fit"]
+        human = self.datamodule.human_error if config.human_error is None else config.human_error
         if bar := self.trainer.progress_bar_callback:
             bar.disable()
         self.summary = summarize(
             self.trainer,
             self.model,
             self.datamodule,
+            human_error=human,
             folder=run_folder(self.trainer),
             name=config.name,
             seed=config.seed_everything,

@@ -23,6 +23,7 @@ from lightning_modules.data_preparation import (
     check_data,
     check_fractions,
     fractions_for,
+    nested,
     split,
     standardized,
 )
@@ -57,6 +58,9 @@ class ClassificationData(LightningDataModule):
         dev: fraction to choose by, in (0, 1).
         test: fraction to report on, in [0, 1); 0 for no test set.
         seed: of the split, the order and the augmentation; a run is reproducible from it.
+        subset: share of the training set that is learned from, in (0, 1]; what a smaller share has
+            is part of a larger one, and dev and test set stay as they are. For learning curves.
+        sampling_seed: of the order, the subset and the augmentation, if not `seed`.
         num_workers: processes that load data. The data is in memory, so 0 is the fastest.
         standardize: one μ and σ per "feature" (each pixel of an image is one), per "channel" of
             images, or "none". By default per channel for images, else per feature.
@@ -71,6 +75,7 @@ class ClassificationData(LightningDataModule):
     """
 
     examples: int | None = None  # in all sets together; known when the data is read
+    human_error: ClassVar[float | None] = None  # share of labels that people get wrong, if known
     images_per: ClassVar[Per] = "channel"  # how images are standardized by default
 
     def __init__(
@@ -83,23 +88,28 @@ class ClassificationData(LightningDataModule):
         num_workers: int = 0,
         standardize: Per | None = None,
         augment: Augmentation | None = None,
+        subset: float = 1.0,
+        sampling_seed: int | None = None,
     ) -> None:
         super().__init__()
         self._given: dict[Part, float | None] = {"train": train, "dev": dev, "test": test}
         check_fractions({part: f for part, f in self._given.items() if f is not None})
-        _check(batch_size, num_workers, seed, standardize)
+        sampling_seed = seed if sampling_seed is None else sampling_seed
+        _check(batch_size, num_workers, seed, standardize, subset, sampling_seed)
         # A checkpoint holds plain types only, so that it loads with weights_only=True. The command
         # line hands over its configuration, which is plain.
         self.save_hyperparameters(ignore=() if _given_hyperparameters.get() else _LIVE)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.subset, self.sampling_seed = subset, sampling_seed
         self.standardize = standardize
         self.augment = augment if augment != Augmentation() else None
         self._parts: dict[Part, TensorDataset] = {}
-        self._order = torch.Generator().manual_seed(seed)
+        self._order = torch.Generator().manual_seed(sampling_seed)
         if self.augment:
-            self._variation = torch.Generator().manual_seed(seed + 1)  # not the order's numbers
+            # not the order's numbers
+            self._variation = torch.Generator().manual_seed(sampling_seed + 1)
         if self.examples:
             check_fractions(self.fractions)
 
@@ -141,6 +151,9 @@ class ClassificationData(LightningDataModule):
         self.examples = len(y)
         check_fractions(self.fractions)
         rows = split(names[y], self.fractions, self.seed)
+        if self.subset < 1:
+            learned = nested(y[rows["train"]], self.subset, self.sampling_seed)
+            rows["train"] = rows["train"][learned]
         per = self.standardize or (self.images_per if x.ndim == 4 else "feature")
         inputs = standardized(x, rows, per)
         self._classes: list[Any] = names.tolist()
@@ -226,8 +239,10 @@ class ClassificationData(LightningDataModule):
 
     def _split_key(self) -> tuple[dict[str, float], str]:
         self.setup()
-        key: dict[str, float] = dict(self.fractions.items())
-        return {**key, "seed": self.seed}, self._digest
+        key: dict[str, float] = {**self.fractions, "seed": self.seed}  # type: ignore[dict-item]
+        if self.subset < 1:
+            key |= {"subset": self.subset, "sampling_seed": self.sampling_seed}
+        return key, self._digest
 
 
 class DigitsDataModule(ClassificationData):
@@ -247,6 +262,7 @@ class DigitsDataModule(ClassificationData):
     """
 
     examples = 1797
+    human_error = 0.0  # people read them almost without error (lecture, "Bias and variance")
     images_per = "feature"
 
     def read(self) -> tuple[Array, Array]:
@@ -255,12 +271,22 @@ class DigitsDataModule(ClassificationData):
         return pixels.reshape(-1, 1, 8, 8), labels
 
 
-def _check(batch_size: int | str, num_workers: int, seed: int, standardize: str | None) -> None:
+def _check(
+    batch_size: int | str,
+    num_workers: int,
+    seed: int,
+    standardize: str | None,
+    subset: float,
+    sampling_seed: int,
+) -> None:
     if isinstance(batch_size, str) and batch_size != "all":
         raise ValueError(f"batch_size must be a number or 'all', got {batch_size!r}")
     if standardize not in (None, "feature", "channel", "none"):
         raise ValueError(f"standardize must be 'feature', 'channel' or 'none', got {standardize!r}")
+    if not 0 < subset <= 1:
+        raise ValueError(f"subset must be a fraction in (0, 1], got {subset}")
     numbers = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0), "seed": (seed, 0)}
+    numbers["sampling_seed"] = (sampling_seed, 0)
     for name, (value, least) in numbers.items():
         if not isinstance(value, str) and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")

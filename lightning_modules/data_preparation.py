@@ -116,6 +116,42 @@ def split(labels: Array, fractions: Mapping[Part, float], seed: int) -> dict[Par
     return {part: rows[part] for part in PARTS if part in rows}
 
 
+def nested(labels: Array, share: float, seed: int) -> Array:
+    """Choose a stratified share of the examples, which is part of every larger one.
+
+    Each class is shuffled, and its r-th of n examples gets the place (r + 1/2)/n in one order of
+    all: however much of that is taken from the front, the classes have their shares of it.
+
+    Args:
+        labels: class of each example, (m,).
+        share: in (0, 1].
+        seed: of the shuffling.
+
+    Returns:
+        Positions of round(share · m) examples, in their order in labels.
+
+    Raises:
+        ValueError: naming a class that the share has no example of.
+
+    Example:
+        >>> labels = np.arange(20) % 2
+        >>> nested(labels, 0.2, seed=0), nested(labels, 0.4, seed=0)
+        (array([ 5,  8, 12, 19]), array([ 4,  5,  7,  8, 12, 13, 14, 19]))
+    """
+    generator = np.random.default_rng(seed)
+    places = np.empty(len(labels))
+    for name in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == name))
+        places[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    chosen = np.sort(np.argsort(places, kind="stable")[: round(share * len(labels))])
+    if missing := sorted(set(labels.tolist()) - set(labels[chosen].tolist())):
+        raise ValueError(
+            f"subset={share} leaves {len(chosen)} of {len(labels)} training examples, and none of "
+            f"class {missing[0]}"
+        )
+    return chosen
+
+
 def standardized(x: Array, rows: dict[Part, Array], per: Per) -> dict[Part, torch.Tensor]:
     """Standardize every set with mean and standard deviation of the training set.
 

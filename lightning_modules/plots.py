@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 # Figure without pyplot: nothing is registered globally, and no display is needed.
@@ -115,6 +116,47 @@ def confusion_matrix(counts: np.ndarray[Any, Any], path: Path, title: str = "") 
     correct = np.trace(counts) / max(counts.sum(), 1)
     axes.set_title(f"{title}\n{counts.sum() - np.trace(counts):.0f} of {counts.sum():.0f} wrong, "
                    f"accuracy {100 * correct:.2f} %".strip())  # fmt: skip
+    return _save(figure, path)
+
+
+def errors_by_size(
+    errors: pd.DataFrame, path: Path, human: float | None = None, title: str = ""
+) -> Path:
+    """Draw train and dev error against the size of the training set, with their range over seeds.
+
+    Args:
+        errors: `m`, and `train_error` and `dev_error` in percent, both also with `_min` and `_max`.
+        path: the file to write; its folder is made.
+        human: error of people, in [0, 1], if it is known.
+        title: what was trained.
+
+    Returns:
+        The path.
+
+    Example:
+        >>> import tempfile
+        >>> ends = {f"{part}_error{end}": [5.0, 2.0] for part in ("train", "dev")
+        ...         for end in ("", "_min", "_max")}
+        >>> errors = pd.DataFrame({"m": [100, 1000], **ends})
+        >>> errors_by_size(errors, Path(tempfile.mkdtemp()) / "e.png").stat().st_size > 5000
+        True
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for part, color in (("dev", DEV), ("train", TRAIN)):
+        column = f"{part}_error"
+        axes.plot(errors["m"], errors[column], ".-", color=color, label=f"{part} (mean)")
+        low, high = errors[f"{column}_min"], errors[f"{column}_max"]
+        axes.fill_between(errors["m"], low, high, color=color, alpha=0.2)
+    if human is not None:
+        label = f"human error (assumed) {human:.1%}"
+        axes.axhline(100 * human, color=MARK, linestyle=":", label=label)
+    axes.set(title=title, xlabel="training examples m", ylabel="wrong labels (%)", xscale="log")
+    axes.set_xticks(errors["m"], [f"{m:,}" for m in errors["m"]])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    axes.grid(alpha=0.3)
+    axes.legend()
     return _save(figure, path)
 
 

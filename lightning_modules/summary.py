@@ -17,10 +17,9 @@ from sklearn.metrics import confusion_matrix
 from torch.utils.data import DataLoader
 
 from lightning_modules import plots
+from lightning_modules.bias_variance import diagnose
 from lightning_modules.classifier import Classifier
 from lightning_modules.data import ClassificationData, Part
-
-HUMAN_ERROR = 0.0  # people read these digits almost without error (lecture, "Bias and variance")
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ def measure(
 class Summary:
     """The result of a run; errors, bias and variance in percent, accuracies in [0, 1].
 
-    Bias and variance as in the lecture ("Bias and variance"): avoidable bias = train error - human
-    error, variance = dev error - train error. `test_*` is None where the test set was not read.
+    Bias, variance and what to try are those of `lightning_modules.bias_variance.diagnose`. `test_*`
+    is None where the test set was not read, `human_error` and `avoidable_bias` where nobody said.
     """
 
     name: str
@@ -78,10 +77,13 @@ class Summary:
     seconds: float
     train_error: float
     dev_error: float
-    human_error: float
-    avoidable_bias: float
+    human_error: float | None
+    avoidable_bias: float | None
     variance: float
+    verdict: str
+    next_to_try: list[str]
     dev_accuracy: float
+    train_total: int
     test_accuracy: float | None
     test_wrong: int | None
     test_total: int | None
@@ -104,6 +106,7 @@ def summarize(
     seed: int | None,
     seconds: float,
     read_test: bool = True,
+    human_error: float | None = None,
 ) -> Summary:
     """Measure the best checkpoint on train, dev and (once) test, draw and write everything.
 
@@ -116,6 +119,7 @@ def summarize(
         seed: of the run.
         seconds: that the fit took.
         read_test: False leaves the test set alone, for tuning.
+        human_error: share of labels that people get wrong, in [0, 1]; None if nobody knows.
 
     Returns:
         The summary.
@@ -137,6 +141,8 @@ def summarize(
         )
     test = found.get("test")
     train_error, dev_error = found["train"].error, found["dev"].error
+    diagnosis = diagnose(1 - found["train"].accuracy, 1 - found["dev"].accuracy, human_error)
+    human = None if human_error is None else 100 * human_error
     summary = Summary(
         name=name,
         implementation=model.implementation,
@@ -145,10 +151,13 @@ def summarize(
         seconds=round(seconds, 2),
         train_error=train_error,
         dev_error=dev_error,
-        human_error=HUMAN_ERROR,
-        avoidable_bias=train_error - HUMAN_ERROR,
+        human_error=human,
+        avoidable_bias=None if human is None else train_error - human,
         variance=dev_error - train_error,
+        verdict=diagnosis.verdict,
+        next_to_try=diagnosis.next_to_try,
         dev_accuracy=found["dev"].accuracy,
+        train_total=found["train"].total,
         test_accuracy=test.accuracy if test else None,
         test_wrong=test.total - test.right if test else None,
         test_total=test.total if test else None,
@@ -184,10 +193,14 @@ def show(summary: Summary, command: str) -> None:
         ("variance = dev - train", summary.variance),
     ]
     for label, percent in rows:
-        table.add_row(label, "not read" if percent is None else f"{percent:.2f} %")
+        missing = "not read" if label == "test accuracy" else "not given"
+        table.add_row(label, missing if percent is None else f"{percent:.2f} %")
     table.add_row("epochs", str(summary.epochs))
     table.add_row("wall time", f"{summary.seconds:.1f} s")
+    table.caption = summary.verdict
     console.print(table)
+    for line in summary.next_to_try:
+        print(f"try {line}")
     print("checkpoint  " + (summary.checkpoint or "none"))
     for file in summary.files:
         print("            " + file)

@@ -8,7 +8,7 @@ import io
 import math
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lightning_modules.cli import main as train
 from lightning_modules.errors import UserError, explained, stop
+from lightning_modules.experiments import at_least
 from lightning_modules.files import command, find_config, relative
 from lightning_modules.tuning.objective import Settings
 from lightning_modules.tuning.results import Watcher, show, write
@@ -58,42 +59,32 @@ def arguments(args: Sequence[str] | None) -> argparse.Namespace:
     add("-c", "--config", help="what every trial starts from: a file, or mlp or conv; default mlp")
     add("--space", help="YAML file of what is searched; by default the one that comes with mlp or "
         "conv: copy lightning_modules/tuning/spaces/mlp.yaml to write your own")  # fmt: skip
-    add("--trials", type=_at_least(1), default=40, help="finished trials in all; default 40")
-    add("--workers", type=_at_least(1), default=1, help="processes, of one thread each; default 1")
-    add("--epochs", type=_at_least(1), default=10, help="epochs of each trial; default 10")
+    add("--trials", type=at_least(1), default=40, help="finished trials in all; default 40")
+    add("--workers", type=at_least(1), default=1, help="processes, of one thread each; default 1")
+    add("--epochs", type=at_least(1), default=10, help="epochs of each trial; default 10")
     add("--objective", choices=["dev_loss", "dev_error"], default="dev_loss", help="what is "
         "minimized: that of a trial's best epoch; default dev_loss")  # fmt: skip
-    add("--rounds", type=_at_least(1), default=2, help="the first one draws from the whole space, "
+    add("--rounds", type=at_least(1), default=2, help="the first one draws from the whole space, "
         "each further one from a box around the best so far; default 2; 1: random search "
         "alone")  # fmt: skip
-    add("--best", type=_at_least(2), default=5, help="trials that a box is put around; default 5")
+    add("--best", type=at_least(2), default=5, help="trials that a box is put around; default 5")
     add("--sampler", choices=["random", "tpe"], default="random", help="tpe: Optuna's tree "
         "of Parzen estimators instead of rounds")  # fmt: skip
     add("--pruner", choices=["median", "none"], default="median", help="median: give up a trial "
         "that is worse than the median of earlier ones at the same epoch (default)")  # fmt: skip
-    add("--seed", type=_at_least(0), default=0, help="of the draws; default 0")
+    add("--seed", type=at_least(0), default=0, help="of the draws; default 0")
     add("--study", help="name of the study and of its folder; by default the configuration's")
     add(
         "--out", type=Path, default=Path("runs/tune"), help="where its folder is; default runs/tune"
     )
     add("--storage", metavar="URL", help="database for several machines, such as "
         "postgresql://user@host/db; by default study.db in the study's folder")  # fmt: skip
-    add("--heartbeat", type=_at_least(1), default=5, metavar="SECONDS", help="a worker that gives "
+    add("--heartbeat", type=at_least(1), default=5, metavar="SECONDS", help="a worker that gives "
         "no sign of life for six times as long is taken for dead, and its trial is tried again; "
         "default 5")  # fmt: skip
     add("--resume", action="store_true", help="go on with a study that is there, with the settings "
         "that it was made with, whatever the other options say")  # fmt: skip
     return parser.parse_args(args)
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.removeprefix("-").isdecimal() or int(text) < least:
-            message = f"must be a whole number of at least {least}, got {text}"
-            raise argparse.ArgumentTypeError(message)
-        return int(text)
-
-    return number
 
 
 def settings(options: argparse.Namespace) -> Settings:

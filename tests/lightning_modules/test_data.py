@@ -225,3 +225,65 @@ def test_rounding_leaves_nobody_out() -> None:
         assert sorted(np.concatenate(list(rows.values()))) == list(range(m))
     rows = split(np.arange(100) % 3, {"train": 0.69, "dev": 0.15, "test": 0.15}, seed=0)
     assert len(rows["train"]) == 70  # one is fewer than a set of three classes could hold
+
+
+def rows_of(data: DigitsDataModule) -> set[bytes]:
+    return {x.numpy().tobytes() for x in data.dataset("train").tensors[0]}
+
+
+def test_subsets_are_nested_and_stratified_and_leave_dev_and_test_alone() -> None:
+    whole = DigitsDataModule(standardize="none")
+    before = rows_of(whole)
+    shares = np.bincount(labels_of(whole, "train")) / 1257
+    for share, size in ((0.7, 880), (0.3, 377), (0.05, 63)):
+        data = DigitsDataModule(standardize="none", subset=share)
+        assert len(labels_of(data, "train")) == size
+        counts = np.bincount(labels_of(data, "train"))
+        assert np.abs(counts - shares * size).max() <= 1
+        assert rows_of(data) < before
+        before = rows_of(data)
+        for part in PARTS[1:]:
+            assert torch.equal(data.dataset(part).tensors[0], whole.dataset(part).tensors[0])
+
+
+def test_a_subset_is_standardized_by_itself() -> None:
+    data = DigitsDataModule(subset=0.1, standardize="channel")
+    x = data.dataset("train").tensors[0].double()
+    assert float(x.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(x.std(correction=0)) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_sampling_seed_draws_subset_and_order_but_not_the_split() -> None:
+    one, two = (DigitsDataModule(subset=0.1, sampling_seed=seed) for seed in (1, 2))
+    assert rows_of(one) != rows_of(two)
+    assert torch.equal(labels_of(one, "dev"), labels_of(two, "dev"))
+    one, two = (DigitsDataModule(sampling_seed=seed) for seed in (1, 2))
+    assert torch.equal(one.dataset("train").tensors[0], two.dataset("train").tensors[0])
+    assert not torch.equal(epoch(one), epoch(two))
+    assert torch.equal(epoch(DigitsDataModule(seed=0)), epoch(DigitsDataModule(sampling_seed=0)))
+
+
+def test_a_checkpoint_of_another_subset_is_refused() -> None:
+    state = DigitsDataModule(subset=0.5).state_dict()
+    DigitsDataModule(subset=0.5).load_state_dict(state)
+    for other in (DigitsDataModule(), DigitsDataModule(subset=0.5, sampling_seed=1)):
+        with pytest.raises(ValueError, match="trained on the split"):
+            other.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"subset": 0.0}, r"subset must be a fraction in \(0, 1\], got 0.0"),
+        ({"subset": 30.0}, r"subset must be a fraction in \(0, 1\], got 30.0"),
+        ({"sampling_seed": -1}, "sampling_seed must be at least 0, got -1"),
+    ],
+)
+def test_mistakes_in_sampling(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DigitsDataModule(**options)
+
+
+def test_a_subset_without_a_class_is_refused() -> None:
+    with pytest.raises(ValueError, match="leaves 9 of 1257 training examples, and none of"):
+        DigitsDataModule(subset=0.007).setup()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lightning_modules import verification_tuning
-from lightning_modules.verification_tuning import early_stopping, tuning
+from lightning_modules.checks import tuning as verification_tuning
+from lightning_modules.checks.tuning import early_stopping, tuning
 from verification import suite as whole
 from verification.mutants import Mutant, planted
 from verification.report import Report
@@ -41,7 +41,7 @@ SUITES = {"tuning": tuning, "early_stopping": early_stopping}
 def test_right_code_passes_through_its_entry_point(
     subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    value = f"lightning_modules.verification_tuning:{subject}"
+    value = f"lightning_modules.checks.tuning:{subject}"
     entries = [EntryPoint(subject, value, whole.GROUP)]
     monkeypatch.setattr(whole, "entry_points", lambda group: entries)
     (part,) = (part for part in parts(quick=True) if part.name == subject)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lightning_modules import verification_parts
-from lightning_modules.verification_parts import suite
+from lightning_modules.checks import data as verification_parts
+from lightning_modules.checks.data import suite
 from verification import suite as whole
 from verification.mutants import Mutant, planted
 from verification.report import Report
@@ -110,7 +110,7 @@ def test_code_that_crashes_fails_and_the_rest_runs(monkeypatch: pytest.MonkeyPat
 
 
 def test_it_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    value = "lightning_modules.verification_parts:suite"
+    value = "lightning_modules.checks.data:suite"
     entries = [EntryPoint("data", value, whole.GROUP)]
     monkeypatch.setattr(whole, "entry_points", lambda group: entries)
     (part,) = (part for part in parts(quick=True) if part.name == "data")
