@@ -239,6 +239,7 @@ def is_plain(*tensors: Tensor) -> bool:
             type(t) in (Tensor, torch.nn.Parameter)
             and t.layout is torch.strided
             and t.device.type != "meta"
+            and torch._C._has_storage(t)  # not so in a batched backward
             for t in tensors
         )
     )

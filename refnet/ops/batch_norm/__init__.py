@@ -11,7 +11,7 @@ from torch.autograd import Function
 
 from refnet import backend
 from refnet.ops import require_bool, require_float, require_number, require_tensor, wide
-from refnet.ops.batch_norm import reference
+from refnet.ops.batch_norm import cpu, reference
 from refnet.ops.batch_norm.moving import move_running
 
 __all__ = ["batch_norm"]
@@ -80,12 +80,59 @@ class BatchNorm(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        z, weight, running_mean, running_var = ctx.saved_tensors
-        mean, var = _statistics(z, running_mean, running_var, ctx.training)
-        inv_std = reference.inverse_std(var, ctx.eps)
-        m = reference.count(z) if ctx.training else None
-        results = reference.backward(dy, z, weight, mean, inv_std, m)
-        return gradients(ctx, z, weight, *results)
+        return _backward(ctx, dy, *ctx.saved_tensors)
+
+
+def _backward(
+    ctx: Any,
+    dy: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    mean, var = _statistics(z, running_mean, running_var, ctx.training)
+    inv_std = reference.inverse_std(var, ctx.eps)
+    m = reference.count(z) if ctx.training else None
+    results = reference.backward(dy, z, weight, mean, inv_std, m)
+    return gradients(ctx, z, weight, *results)
+
+
+class BatchNormLoops(Function):
+    """The shell around `cpu.forward` and `cpu.backward`; keeps μ beside its arguments."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        training: bool,
+        momentum: float | Tensor,
+        eps: float,
+    ) -> Tensor:
+        y, means = cpu.forward(z, weight, bias, running_mean, running_var, training, momentum, eps)
+        ctx.training, ctx.eps, ctx.bias_dtype = training, eps, z.dtype
+        if training:
+            ctx.save_for_backward(z, weight, None, None, means)
+        else:
+            ctx.save_for_backward(z, weight, running_mean, running_var, None)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        z, weight, running_mean, running_var, means = ctx.saved_tensors
+        if torch.is_grad_enabled() or not backend.is_plain(dy):
+            return _backward(ctx, dy, z, weight, running_mean, running_var)
+        backend.ran("batch_norm backward", backend.CPU)
+        needs_z, needs_weight, needs_bias, *_rest = ctx.needs_input_grad
+        means = wide(running_mean) if means is None else means
+        dz, dweight, dbias = cpu.backward(
+            dy, z, weight, means, running_var, ctx.eps, needs_z, needs_weight or needs_bias
+        )  # fmt: skip
+        return dz, dweight if needs_weight else None, dbias if needs_bias else None, *[None] * 5
 
 
 def gradients(
@@ -151,14 +198,39 @@ def batch_norm(
     Differs from torch: in evaluation, where the backward needs the running statistics, moving them
     by a training step in between is an error; torch then returns a gradient of the wrong ones.
     """
-    eps = require_number("batch_norm", "eps", eps)
-    if not isinstance(momentum, Tensor) or momentum.dim() or momentum.requires_grad:
+    if type(eps) is not float:
+        eps = require_number("batch_norm", "eps", eps)
+    if type(momentum) is not float and (
+        not isinstance(momentum, Tensor) or momentum.dim() or momentum.requires_grad
+    ):
         momentum = require_number("batch_norm", "momentum", momentum)
-    check(input, running_mean, running_var, weight, bias, training, eps)
     args = (input, weight, bias, running_mean, running_var, training, momentum, eps)
+    if backend.choose("batch_norm", *args, cpu=_unsupported) == backend.CPU:
+        if not torch.is_grad_enabled():
+            return cpu.forward(*args)[0]
+        return BatchNormLoops.apply(*args)  # type: ignore[no-any-return, no-untyped-call]
+    check(input, running_mean, running_var, weight, bias, training, eps)
     if backend.composes():
         return _normalize(*args, move=move_running)
     return BatchNorm.apply(*args)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _unsupported(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float | Tensor,
+    eps: float,
+) -> str:
+    reason = cpu.unsupported(
+        input, weight, bias, running_mean, running_var, training, momentum, eps
+    )  # fmt: skip
+    if reason:  # a mistake of the caller's comes first
+        check(input, running_mean, running_var, weight, bias, training, eps)
+    return reason
 
 
 def check(

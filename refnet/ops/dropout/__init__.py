@@ -11,7 +11,7 @@ from torch.autograd import Function
 
 from refnet import backend
 from refnet.ops import broadcasts_to, require_bool, require_number, require_tensor
-from refnet.ops.dropout import reference
+from refnet.ops.dropout import cpu, reference
 
 __all__ = ["dropout", "dropout1d", "dropout2d", "dropout3d"]
 
@@ -34,6 +34,34 @@ class Dropout(Function):
     def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None, None]:
         (mask,) = ctx.saved_tensors
         return reference.backward(da, mask, ctx.p), None, None
+
+
+class DropoutLoops(Function):
+    """The shell around `cpu.forward`; keeps the key of its random numbers alone.
+
+    Its backward is the same function of the cotangent, and so are all higher ones.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, key: Tensor, p: float, strides: tuple[int, ...] | None
+    ) -> Tensor:
+        y = cpu.forward(a, key, p, strides)
+        ctx.save_for_backward(key)
+        ctx.p, ctx.strides = p, y.stride()
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None, None, None]:
+        (key,) = ctx.saved_tensors
+        if not backend.is_plain(da):
+            ones = torch.ones(da.shape, dtype=da.dtype)
+            mask = cpu.forward(ones, key, ctx.p, ctx.strides) != 0
+            return reference.forward(da, mask, ctx.p), None, None, None
+        backend.ran("dropout backward", backend.CPU)
+        if torch.is_grad_enabled():
+            return DropoutLoops.apply(da, key, ctx.p, ctx.strides), None, None, None  # type: ignore[no-untyped-call]
+        return cpu.forward(da, key, ctx.p, ctx.strides), None, None, None
 
 
 def dropout(
@@ -75,10 +103,11 @@ def dropout(
 
     Source: lecture, "Implementing dropout".
 
-    Differs from torch: `generator` and `mask` are ours. In eager mode on a CPU the masks are those
-    that torch draws from the same seed; on CUDA and in compiled code they are others. Activation
-    checkpointing runs the forward twice and puts back torch's own random state alone, not a
-    generator's: draw the mask before, and pass it.
+    Differs from torch: `generator` and `mask` are ours. The masks are others than those that torch
+    draws from the same seed, but for those of the reference on a CPU in eager mode: of dtypes
+    without compiled loops, or under `refnet.use_backend("reference")`. Activation checkpointing
+    runs the forward twice and puts back torch's own random state alone, not a generator's: draw the
+    mask before, and pass it.
     """
     return _dropout("dropout", input, p, training, inplace, generator, mask)
 
@@ -239,6 +268,13 @@ def _dropout(
         return input
     if p not in (0, 1) and not (input.is_floating_point() or input.is_complex()):
         raise RuntimeError(f"{name}: input must be floating-point, but got {input.dtype}")
+    if batched is None and backend.choose(name, input, p, mask, cpu=_unsupported) == backend.CPU:
+        key = cpu.draw_key(generator)
+        if torch.is_grad_enabled() and input.requires_grad:
+            result = DropoutLoops.apply(input, key, p, None)  # type: ignore[no-untyped-call]
+        else:
+            result = cpu.forward(input, key, p)
+        return input.copy_(result) if inplace else result
     if mask is None:
         mask = _draw_mask(input, p, generator, batched)
     if backend.composes():
@@ -246,6 +282,10 @@ def _dropout(
     else:
         result = Dropout.apply(input, mask, p)  # type: ignore[no-untyped-call]
     return input.copy_(result) if inplace else result
+
+
+def _unsupported(input: Tensor, p: float, mask: Tensor | None) -> str:
+    return "a mask from outside" if mask is not None else cpu.unsupported(input, p)
 
 
 def _draw_mask(

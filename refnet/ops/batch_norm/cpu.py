@@ -1,0 +1,481 @@
+"""Batch norm as loops, for a batch in either layout; the formulas of `reference`.
+
+Legend: z (n, channels, length) with channels first, (rows, channels) with channels last; mean μ,
+var σ², m values in a channel; weight γ, bias β; dy, dz, dweight, dbias gradients of the loss.
+
+Sums and coefficients are in double. A batch is read from memory as seldom as can be: twice forward
+and twice backward. So σ² is taken block by block, in two passes over what the first has brought
+into the cache, and Chan's formula puts the blocks together; and the backward, which is told μ,
+takes σ² again beside the sums that it needs anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from refnet._compile import SUMS, Doubles, Reals, compiled, inlined, unavailable
+from refnet._threads import share
+
+__all__ = ["backward", "forward", "unsupported"]
+
+BLOCK = 2**13  # values of a channel, channels first
+CHUNK = 2**15  # values of all channels, channels last
+SHARE = 2**17  # values that are worth a thread of their own, at least
+ALL, FIRST, SECOND, THIRD = range(4)  # stages, where channels are last
+_PLAIN = {Tensor, torch.nn.Parameter}
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@inlined
+def _moments(z: Any, n: int, channels: int, length: int, c: int) -> Any:
+    """μ and σ² of a channel; a block is a part of a row, or several rows if they are short."""
+    per_block = max(1, BLOCK // length)
+    total, squares, m = 0.0, 0.0, 0
+    for row in range(0, n, per_block):
+        rows = min(per_block, n - row)
+        for start in range(0, length, BLOCK):
+            stop = min(start + BLOCK, length)
+            part = 0.0
+            for i in range(row, row + rows):
+                at = (i * channels + c) * length
+                for j in range(at + start, at + stop):
+                    part += z[j]
+            size = rows * (stop - start)
+            mean = part / size
+            if m > 0:
+                squares += (mean - total / m) ** 2 * (m * (size / (m + size)))
+            for i in range(row, row + rows):
+                at = (i * channels + c) * length
+                for j in range(at + start, at + stop):
+                    squares += (z[j] - mean) ** 2
+            total += part
+            m += size
+    return total / m, squares / m
+
+
+@inlined
+def _move(running_mean: Any, running_var: Any, c: int, mean: float, var: float, m: int,
+          momentum: float) -> None:  # fmt: skip
+    """V ← (1 − momentum) V + momentum θ; of the unbiased variance."""
+    running_mean[c] = (1 - momentum) * running_mean[c] + momentum * mean
+    running_var[c] = (1 - momentum) * running_var[c] + momentum * (var * (m / (m - 1)))
+
+
+@compiled(SUMS)
+def forward_first(
+    z: Reals, y: Reals, weight: Reals, bias: Reals, running_mean: Reals, running_var: Reals,
+    means: Doubles, n: int, channels: int, length: int, first: int, last: int,
+    training: bool, moves: bool, has_weight: bool, has_bias: bool, momentum: float, eps: float,
+) -> None:  # fmt: skip
+    """γ (z − μ) / √(σ² + ε) + β, channels first."""
+    real, m = type(z[0]), n * length
+    for c in range(first, last):
+        if training:
+            mean, var = _moments(z, n, channels, length, c)
+            means[c] = mean
+            if moves:
+                _move(running_mean, running_var, c, mean, var, m, momentum)
+        else:
+            mean, var = float(running_mean[c]), float(running_var[c])
+        wide = (float(weight[c]) if has_weight else 1.0) / sqrt(var + eps)
+        center, scale = real(mean), real(wide)
+        shift = real((center - mean) * wide + (float(bias[c]) if has_bias else 0.0))
+        for i in range(n):
+            at = (i * channels + c) * length
+            for j in range(at, at + length):
+                y[j] = (z[j] - center) * scale + shift
+
+
+@compiled(SUMS)
+def backward_first(
+    dy: Reals, z: Reals, dz: Reals, weight: Reals, dweight: Reals, dbias: Reals,
+    running_var: Reals, means: Doubles, n: int, channels: int, length: int, first: int, last: int,
+    training: bool, has_weight: bool, wants_z: bool, wants_sums: bool, eps: float,
+) -> None:  # fmt: skip
+    """dβ = Σ dy, dγ = Σ dy z_norm, dz = γ inv_std (dy − dβ/m − z_norm dγ/m); see `reference`."""
+    real, m = type(z[0]), n * length
+    for c in range(first, last):
+        mean = means[c]
+        sum_dy, sum_dy_z, squares = 0.0, 0.0, 0.0
+        if training or wants_sums:
+            for i in range(n):
+                at = (i * channels + c) * length
+                for j in range(at, at + length):
+                    centered = z[j] - mean
+                    sum_dy += dy[j]
+                    sum_dy_z += dy[j] * centered
+                    squares += centered * centered
+        inv_std = 1 / sqrt((squares / m if training else float(running_var[c])) + eps)
+        if wants_sums:
+            dweight[c] = sum_dy_z * inv_std
+            dbias[c] = sum_dy
+        scale = real(inv_std * (float(weight[c]) if has_weight else 1.0))
+        if wants_z:
+            wide = sum_dy_z * inv_std * inv_std / m
+            center, slope = real(mean), real(wide)
+            mean_dy = real(sum_dy / m + (center - mean) * wide)
+            for i in range(n):
+                at = (i * channels + c) * length
+                if training:
+                    for j in range(at, at + length):
+                        dz[j] = scale * (dy[j] - mean_dy - (z[j] - center) * slope)
+                else:
+                    for j in range(at, at + length):
+                        dz[j] = scale * dy[j]
+
+
+@inlined
+def _add(z: Any, table: Any, to: int, channels: int, row: int, rows: int) -> None:
+    """Σ z, row by row: a few at a time, which the compiler unrolls, save going over the sums."""
+    for c in range(channels):
+        total = table[to + c]
+        for i in range(rows):
+            total += z[(row + i) * channels + c]
+        table[to + c] = total
+
+
+@inlined
+def _add_squares(z: Any, table: Any, means: int, to: int, channels: int, row: int, rows: int
+                 ) -> None:  # fmt: skip
+    """Σ (z − μ)², likewise."""
+    for c in range(channels):
+        total = table[to + c]
+        for i in range(rows):
+            total += (z[(row + i) * channels + c] - table[means + c]) ** 2
+        table[to + c] = total
+
+
+@compiled(SUMS)
+def forward_last(
+    z: Reals, y: Reals, weight: Reals, bias: Reals, running_mean: Reals, running_var: Reals,
+    means: Doubles, lines: Reals, table: Doubles, rows: int, channels: int, chunk: int,
+    first: int, last: int, stage: int,
+    training: bool, moves: bool, has_weight: bool, has_bias: bool,
+    momentum: float, eps: float,
+) -> None:  # fmt: skip
+    """γ (z − μ) / √(σ² + ε) + β, channels last, for chunks `first` to `last` of rows.
+
+    Stages, which threads share but for the second: the moments of chunks, for the table; those of
+    all, and with them lines of μ, scale and shift; y.
+    """
+    real = type(z[0])
+    if training and stage in (ALL, FIRST):
+        for k in range(first, last):
+            sums, squares = 2 * k * channels, (2 * k + 1) * channels
+            start, stop = k * chunk, min((k + 1) * chunk, rows)
+            fours = stop - (stop - start) % 4
+            for c in range(2 * channels):
+                table[sums + c] = 0.0
+            for row in range(start, fours, 4):
+                _add(z, table, sums, channels, row, 4)
+            for row in range(fours, stop):
+                _add(z, table, sums, channels, row, 1)
+            for c in range(channels):
+                table[sums + c] /= stop - start
+            for row in range(start, fours, 4):
+                _add_squares(z, table, sums, squares, channels, row, 4)
+            for row in range(fours, stop):
+                _add_squares(z, table, sums, squares, channels, row, 1)
+    if stage in (ALL, SECOND):
+        for c in range(channels):
+            if training:
+                mean, var, m = table[c], table[channels + c], min(chunk, rows)
+                total = mean * m
+                for k in range(1, -(-rows // chunk)):
+                    size = min(chunk, rows - k * chunk)
+                    other = table[2 * k * channels + c]
+                    var += (other - mean) ** 2 * (m * (size / (m + size)))
+                    var += table[(2 * k + 1) * channels + c]
+                    total += other * size
+                    m += size
+                    mean = total / m
+                var /= rows
+                if moves:
+                    _move(running_mean, running_var, c, mean, var, rows, momentum)
+            else:
+                mean, var = float(running_mean[c]), float(running_var[c])
+            means[c] = mean
+            wide = (float(weight[c]) if has_weight else 1.0) / sqrt(var + eps)
+            lines[c], lines[channels + c] = mean, wide
+            lines[2 * channels + c] = (real(mean) - mean) * wide + (
+                float(bias[c]) if has_bias else 0.0
+            )
+    if stage in (ALL, THIRD):
+        for row in range(first * chunk, min(last * chunk, rows)):
+            at = row * channels
+            for c in range(channels):
+                centered = z[at + c] - lines[c]
+                y[at + c] = centered * lines[channels + c] + lines[2 * channels + c]
+
+
+@inlined
+def _add_products(dy: Any, z: Any, means: Any, table: Any, to: int, channels: int, row: int,
+                  rows: int) -> None:  # fmt: skip
+    """Σ dy, Σ dy (z − μ) and Σ (z − μ)²."""
+    for c in range(channels):
+        sum_dy = table[to + c]
+        sum_dy_z = table[to + channels + c]
+        squares = table[to + 2 * channels + c]
+        for i in range(rows):
+            d = float(dy[(row + i) * channels + c])
+            centered = z[(row + i) * channels + c] - means[c]
+            sum_dy += d
+            sum_dy_z += d * centered
+            squares += centered * centered
+        table[to + c] = sum_dy
+        table[to + channels + c] = sum_dy_z
+        table[to + 2 * channels + c] = squares
+
+
+@compiled(SUMS)
+def backward_last(
+    dy: Reals, z: Reals, dz: Reals, weight: Reals, dweight: Reals, dbias: Reals,
+    running_var: Reals, means: Doubles, lines: Reals, table: Doubles,
+    rows: int, channels: int, chunk: int, first: int, last: int, stage: int,
+    training: bool, has_weight: bool, wants_z: bool, wants_sums: bool, eps: float,
+) -> None:  # fmt: skip
+    """As `backward_first`, in stages: the sums of chunks; those of all, and coefficients; dz."""
+    real = type(z[0])
+    if (training or wants_sums) and stage in (ALL, FIRST):
+        for k in range(first, last):
+            to = 3 * k * channels
+            start, stop = k * chunk, min((k + 1) * chunk, rows)
+            fours = stop - (stop - start) % 4
+            for c in range(3 * channels):
+                table[to + c] = 0.0
+            for row in range(start, fours, 4):
+                _add_products(dy, z, means, table, to, channels, row, 4)
+            for row in range(fours, stop):
+                _add_products(dy, z, means, table, to, channels, row, 1)
+    if stage in (ALL, SECOND):
+        for c in range(channels):
+            sum_dy, sum_dy_z, squares = 0.0, 0.0, 0.0
+            if training or wants_sums:
+                for k in range(-(-rows // chunk)):
+                    sum_dy += table[3 * k * channels + c]
+                    sum_dy_z += table[(3 * k + 1) * channels + c]
+                    squares += table[(3 * k + 2) * channels + c]
+            inv_std = 1 / sqrt((squares / rows if training else float(running_var[c])) + eps)
+            if wants_sums:
+                dweight[c] = sum_dy_z * inv_std
+                dbias[c] = sum_dy
+            wide = sum_dy_z * inv_std * inv_std / rows
+            lines[c] = means[c]
+            lines[channels + c] = inv_std * (float(weight[c]) if has_weight else 1.0)
+            lines[2 * channels + c] = sum_dy / rows + (real(means[c]) - means[c]) * wide
+            lines[3 * channels + c] = wide
+    if wants_z and stage in (ALL, THIRD):
+        for row in range(first * chunk, min(last * chunk, rows)):
+            at = row * channels
+            if training:
+                for c in range(channels):
+                    slope = (z[at + c] - lines[c]) * lines[3 * channels + c]
+                    centered = dy[at + c] - lines[2 * channels + c] - slope
+                    dz[at + c] = lines[channels + c] * centered
+            else:
+                for c in range(channels):
+                    dz[at + c] = lines[channels + c] * dy[at + c]
+
+
+def unsupported(
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float | Tensor,
+    eps: float,
+) -> str:
+    """Return why the loops cannot serve a call, or an empty text if they can.
+
+    They can serve no call that is an error. Whether it is plain (`backend.is_plain`) is not asked.
+
+    Example:
+        >>> z, one = torch.ones(4, 3), torch.ones(3)
+        >>> unsupported(z, one, one, None, None, True, 0.1, 1e-5)
+        ''
+        >>> unsupported(z.half(), one, one, None, None, True, 0.1, 1e-5)
+        'input of torch.float16'
+    """
+    if type(z) not in _PLAIN or not z.is_cpu or z.layout is not torch.strided or z.is_neg():
+        return "an input that is no plain tensor on a CPU"
+    dtype = z.dtype
+    if dtype is not torch.float32 and dtype is not torch.float64:
+        return f"input of {dtype}"
+    size, channels = z.numel(), z.shape[1:2]
+    if not size or not channels:
+        return f"input of shape {tuple(z.shape)}"
+    for tensor in (weight, bias, running_mean, running_var):
+        if tensor is not None and not (
+            type(tensor) in _PLAIN
+            and tensor.dtype is dtype
+            and tensor.shape == channels
+            and tensor.is_cpu
+            and tensor.is_contiguous()
+            and not tensor.is_neg()
+        ):
+            return "a parameter or statistic that is no plain vector of the input's dtype"
+    if running_mean is None or running_var is None:
+        if not training or running_mean is not running_var:
+            return "one running statistic, or none to evaluate by"
+    elif running_mean.requires_grad or running_var.requires_grad:
+        return "a statistic that requires a gradient"
+    elif running_mean.is_inference() or running_var.is_inference():
+        return "a statistic that is an inference tensor"
+    if type(training) is not bool or eps < 0 or (training and (eps == 0 or size == channels[0])):
+        return f"training {training} with eps {eps} and an input of shape {tuple(z.shape)}"
+    forward, backward = (
+        (forward_last, backward_last) if _is_last(z) else (forward_first, backward_first)
+    )
+    return "" if forward.get(dtype) and backward.get(dtype) else unavailable()
+
+
+def forward(
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float | Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor | None]:
+    """Return y, and in training μ in float64."""
+    z, n, channels, length = _arranged(z)
+    y = torch.empty_like(z)
+    means = torch.empty(channels, dtype=torch.float64)
+    moves = training and running_mean is not None
+    pointers = (
+        z.data_ptr(), y.data_ptr(), _at(weight), _at(bias), _at(running_mean), _at(running_var),
+        means.data_ptr(),
+    )  # fmt: skip
+    numbers = (
+        training, moves, weight is not None, bias is not None, float(momentum), eps,
+    )  # fmt: skip
+    if length > 1:
+        call: Any = forward_first.get(z.dtype)
+        _by_channel(call, pointers, n, channels, length, numbers)
+    else:
+        call = forward_last.get(z.dtype)
+        _by_chunk(call, pointers, n, channels, numbers)
+    if moves:
+        torch.autograd.graph.increment_version([running_mean, running_var])  # type: ignore[list-item]
+    return y, means if training else None
+
+
+def backward(
+    dy: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    means: Tensor,
+    running_var: Tensor | None,
+    eps: float,
+    wants_z: bool,
+    wants_sums: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return dz, dγ and dβ, as far as they are wanted.
+
+    Args:
+        dy: cotangent.
+        z: input.
+        weight: γ.
+        means: μ, in float64.
+        running_var: σ² in evaluation, None in training.
+        eps: ε.
+        wants_z: whether dz is wanted.
+        wants_sums: whether dγ or dβ is.
+    """
+    z, n, channels, length = _arranged(z)
+    if dy.is_neg() or dy.stride() != z.stride():
+        dy = torch.empty_like(z).copy_(dy)
+    dz = torch.empty_like(z) if wants_z else None
+    dweight, dbias = (z.new_empty(channels) if wants_sums else None for _ in range(2))
+    pointers = (
+        dy.data_ptr(), z.data_ptr(), _at(dz), _at(weight), _at(dweight), _at(dbias),
+        _at(running_var), means.data_ptr(),
+    )  # fmt: skip
+    numbers = (running_var is None, weight is not None, wants_z, wants_sums, eps)
+    if length > 1:
+        call: Any = backward_first.get(z.dtype)
+        _by_channel(call, pointers, n, channels, length, numbers)
+    else:
+        call = backward_last.get(z.dtype)
+        _by_chunk(call, pointers, n, channels, numbers)
+    return dz, dweight, dbias
+
+
+def _is_last(z: Tensor) -> bool:
+    """Return whether channels are last in memory; so they are, too, where they are all there is."""
+    if z.numel() == z.shape[0] * z.shape[1]:
+        return True
+    form = _LAST.get(z.dim())
+    return (
+        form is not None and not z.is_contiguous() and z.is_contiguous(memory_format=form)
+    )  # fmt: skip
+
+
+def _arranged(z: Tensor) -> tuple[Tensor, int, int, int]:
+    """Return z as it lies densely in either layout, rows, channels, and 1 if they are last."""
+    rows, channels = z.shape[:2]
+    length = z.numel() // (rows * channels)
+    if z.is_contiguous():
+        return z, rows, channels, length
+    if length > 1 and _is_last(z):
+        return z, rows * length, channels, 1
+    return z.contiguous(), rows, channels, length
+
+
+def _at(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _by_channel(
+    call: Callable[..., Any],
+    pointers: tuple[int, ...],
+    n: int,
+    channels: int,
+    length: int,
+    numbers: tuple[Any, ...],
+) -> None:
+    if n * channels * length < 2 * SHARE or torch.get_num_threads() == 1:
+        call(*pointers, n, channels, length, 0, channels, *numbers)
+        return
+    share(
+        lambda first, last: call(*pointers, n, channels, length, first, last, *numbers),
+        _cut(channels, n * length),
+    )
+
+
+def _by_chunk(
+    call: Callable[..., Any],
+    pointers: tuple[int, ...],
+    rows: int,
+    channels: int,
+    numbers: tuple[Any, ...],
+) -> None:
+    chunk = 4 * max(4, CHUNK // (4 * channels))
+    chunks = -(-rows // chunk)
+    scratch = torch.empty((4 + 3 * chunks) * channels, dtype=torch.float64)
+    lines = scratch.data_ptr()
+    sizes = (lines, lines + 32 * channels, rows, channels, chunk)
+    if rows * channels < 2 * SHARE or torch.get_num_threads() == 1:
+        call(*pointers, *sizes, 0, chunks, ALL, *numbers)
+        return
+    bounds = _cut(chunks, chunk * channels)
+    for stage in (FIRST, SECOND, THIRD):
+        share(
+            lambda first, last: call(*pointers, *sizes, first, last, stage, *numbers),  # noqa: B023
+            [0, chunks] if stage == SECOND else bounds,
+        )
+
+
+def _cut(count: int, size: int) -> list[int]:
+    """Return bounds of ranges of things of a size that threads can share evenly."""
+    ranges = max(1, min(count, 4 * torch.get_num_threads(), count * size // SHARE))
+    return [count * i // ranges for i in range(ranges + 1)]
