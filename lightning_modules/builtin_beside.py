@@ -31,7 +31,7 @@ from verification.models.parties import Crash
 from verification.models.recording import Party
 from verification.models.teacher import Teacher
 from verification.models.trees import map_tensors
-from verification.report import PASSING
+from verification.report import ANOTHER, PASSING
 from verification.training.lockstep import builtin_masks
 
 Copy = tuple[LightningModule, Optimizer | None]
@@ -63,7 +63,8 @@ class BuiltinBeside(Callback):
 
     Args:
         every_n_steps: of how many batches one is compared, the first one included.
-        on_difference: "warn" once, or "stop" the training by a BuiltinDiffersError.
+        on_difference: "warn" once, or "stop" the training by a BuiltinDiffersError; also where the
+            model crashes beside the builtins, or where both do and nothing can be compared.
 
     Attributes:
         reports: of every comparison, with the number of its batch.
@@ -102,16 +103,23 @@ class BuiltinBeside(Callback):
             return
         with isolate_rng():
             found = list(self._compare(trainer, pl_module, batch, batch_idx, number))
-        if not found:
-            return
-        self.reports += [(number, of_dtype) for of_dtype in found]
-        self._write(trainer, found)
-        first = next((r.first_difference for r in found if r.first_difference), None)
+        reports = [one for one in found if isinstance(one, ModelsReport)]
+        crashes = [one for one in found if not isinstance(one, ModelsReport)]
+        if reports:
+            self.reports += [(number, of_dtype) for of_dtype in reports]
+            self._write(trainer, reports)
+        first = next((r.first_difference for r in reports if r.first_difference), None)
         if first is not None:
             message = f"the model and torch's builtins differ at batch {number}: {first}"
             if self.on_difference == "stop":
                 raise BuiltinDiffersError(message)
             self._say("differs", message)
+        for dtype, crash in crashes:
+            alone = crash.judged.verdict == ANOTHER  # the builtins do not crash
+            if self.on_difference == "stop" and (alone or not reports):
+                message = f"can't compare batch {number} in {dtype}: {crash}"
+                raise BuiltinDiffersError(message) from crash
+            self._say(f"crash {dtype}", f"can't compare in {dtype}: {crash}")
 
     def _possible(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         if trainer.world_size > 1:
@@ -122,7 +130,7 @@ class BuiltinBeside(Callback):
 
     def _compare(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, number: int
-    ) -> Iterator[ModelsReport]:
+    ) -> Iterator[ModelsReport | tuple[torch.dtype, Crash]]:
         precision = str(trainer.precision)
         if precision not in PLAIN:
             self._say("precision", f"compares in float64 alone, not in {precision}")
@@ -140,7 +148,7 @@ class BuiltinBeside(Callback):
             try:
                 yield _step((ours, theirs, other), trainer, batch, batch_idx, dtype, number)
             except Crash as error:
-                self._say(f"crash {dtype}", f"can't compare in {dtype}: {error}")
+                yield dtype, error
 
     def _builtin(self, module: LightningModule, optimizer: Optimizer | None) -> Copy:
         refnet.convert(module, "torch", report=lambda conversion: None)

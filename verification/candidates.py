@@ -20,8 +20,8 @@ def load(name: str) -> Any:
     """Return what "module:name" or "path/to/file.py:name" stands for.
 
     Args:
-        name: a module that can be imported here, or a file; then a function, class, or an attribute
-            of one, as in "mine:Ops.relu".
+        name: a module that can be imported here, or a file, of a package too; then a function,
+            class, or an attribute of one, as in "mine:Ops.relu".
 
     Returns:
         The object.
@@ -61,20 +61,38 @@ def _from_module(name: str) -> Any:
 def _from_file(path: Path) -> Any:
     if not path.is_file():
         raise NotFound(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    folder, name = _place(path.resolve())
+    if "." not in name and name not in sys.modules:
+        return _run_file(path, name)
+    if name not in sys.modules:  # of a package, whose other files it may import
+        sys.path.insert(0, str(folder))
+        importlib.import_module(name)
+    found = getattr(sys.modules[name], "__file__", None) or ""
+    if Path(found).resolve() != path.resolve():
+        raise NotFound(f"{path}: there is another module {name}, {found}; rename one of them")
+    return sys.modules[name]
+
+
+def _run_file(path: Path, name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise NotFound(f"{path} is no Python file")
-    if path.stem not in sys.modules:  # what it defines can be pickled then
-        sys.path.insert(0, str(path.parent.resolve()))  # as for a script: its neighbours
-        sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(sys.modules[path.stem])
-        except BaseException:
-            del sys.modules[path.stem]
-            raise
-    elif Path(getattr(sys.modules[path.stem], "__file__", None) or "").resolve() != path.resolve():
-        raise NotFound(f"{path}: there is another module {path.stem}; rename the file")
-    return sys.modules[path.stem]
+    sys.path.insert(0, str(path.parent.resolve()))  # as for a script: its neighbours
+    sys.modules[name] = importlib.util.module_from_spec(spec)  # what it defines can be pickled then
+    try:
+        spec.loader.exec_module(sys.modules[name])
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return sys.modules[name]
+
+
+def _place(path: Path) -> tuple[Path, str]:
+    """Return the folder that a file is imported from, and by what name: a package's is dotted."""
+    folder, names = path.parent, [path.stem]
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+        folder, names = folder.parent, [folder.name, *names]
+    return folder, ".".join(names).removesuffix(".__init__")
 
 
 def name_of(candidate: Any) -> str:

@@ -20,8 +20,9 @@ from multiprocessing.connection import Connection, wait
 import torch
 
 from verification.limits import time_limit
-from verification.report import ANOTHER, Row
+from verification.report import ANOTHER, INCONCLUSIVE, Row
 
+ENOUGH = 5  # processes that ended one after the other: the next would, too, and each takes seconds
 GRACE = 2.0  # s over the limit, in which a process may interrupt itself before it is killed
 READY = "ready"
 Rows = Iterator[list[Row]]
@@ -45,16 +46,26 @@ class Part:
 
 
 Advance = Callable[[Part], None]
+Done = Callable[[int, list[Row]], None]  # the number of a part, and its rows
 
 
 def _silent(part: Part) -> None:
     """Show no progress."""
 
 
+def _forgotten(index: int, rows: list[Row]) -> None:
+    """Keep nothing."""
+
+
 def failure(part: Part, verdict: str, note: str) -> Row:
     """Return the row of a part that has none to give."""
     nan = math.nan
     return Row(part.name, part.case, "-", "-", nan, nan, nan, "runs", verdict, note)
+
+
+def crash(part: Part, error: BaseException) -> Row:
+    """Return the row of a part that raises an error."""
+    return failure(part, ANOTHER, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def run(part: Part, limit: float | None = None) -> Rows:
@@ -73,7 +84,7 @@ def run(part: Part, limit: float | None = None) -> Rows:
                 return
             yield found
     except (Exception, SystemExit) as error:  # a command line in it may exit
-        yield [failure(part, ANOTHER, f"{type(error).__name__}: {error}".splitlines()[0])]
+        yield [crash(part, error)]
 
 
 def _import_all(limit: float | None) -> None:
@@ -83,7 +94,11 @@ def _import_all(limit: float | None) -> None:
 
 
 def run_here(
-    parts: Iterable[Part], *, limit: float | None = None, advance: Advance = _silent
+    parts: Iterable[Part],
+    *,
+    limit: float | None = None,
+    advance: Advance = _silent,
+    done: Done = _forgotten,
 ) -> list[list[Row]]:
     """Run parts one after the other in this process; return the rows of each.
 
@@ -91,14 +106,16 @@ def run_here(
         parts: which.
         limit: as in `run`.
         advance: called after every list of rows, for a progress bar.
+        done: called after every part, to keep its rows.
     """
     _import_all(limit)
     found: list[list[Row]] = []
-    for part in parts:
+    for i, part in enumerate(parts):
         found.append([])
         for rows in run(part, limit):
             found[-1] += rows
             advance(part)
+        done(i, found[-1])
     return found
 
 
@@ -110,11 +127,13 @@ def run_apart(
     limit: float | None = None,
     order: Iterable[int] | None = None,
     advance: Advance = _silent,
+    done: Done = _forgotten,
 ) -> list[list[Row]]:
     """Run parts in processes of their own; return the rows of each, in the order of the parts.
 
     A process that ends, or that is silent for longer than the limit and a grace, is replaced; the
-    part that it was at gets a failing row.
+    part that it was at gets a failing row. After five of these with no part between them that ran
+    through, the others are not begun, and have an inconclusive row each.
 
     Args:
         make: makes the parts; called in every process, so it has to be importable by name.
@@ -123,11 +142,13 @@ def run_apart(
         limit: as in `run`.
         order: in which they are started, by number; the longest should be among the first.
         advance: as in `run_here`.
+        done: likewise.
     """
     parts = make()
     found: list[list[Row]] = [[] for _ in parts]
     waiting = deque(range(len(parts)) if order is None else order)
     workers: dict[Connection, _Worker] = {}
+    ended = 0  # one after the other
     try:
         while waiting or workers:
             while waiting and len(workers) < jobs:
@@ -149,7 +170,17 @@ def run_apart(
                     del workers[connection]
                     rows.append(failure(part, ANOTHER, worker.end(error)))
                     advance(part)
+                    done(worker.index, rows)
+                    ended += 1
+                    while waiting and ended >= ENOUGH:
+                        index = waiting.popleft()
+                        note = f"not begun: {ended} processes were ended one after the other"
+                        found[index].append(failure(parts[index], INCONCLUSIVE, note))
+                        advance(parts[index])
                     continue
+                if message is None:
+                    done(worker.index, rows)
+                    ended = 0
                 if message == READY:
                     worker.begin()
                 elif message is not None:
@@ -227,6 +258,9 @@ def _serve(
             index = connection.recv()
         except EOFError:
             return
-        for rows in run(parts[index], limit):
-            connection.send(rows)
+        try:
+            for rows in run(parts[index], limit):
+                connection.send(rows)
+        except BaseException as error:  # a KeyboardInterrupt, say, can be the candidate's alone
+            connection.send([crash(parts[index], error)])
         connection.send(None)

@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from verification import process_state
 from verification.cases import Case, OpTable, op_tables
 from verification.cases.batch_norm_module import called
 from verification.cases.optimizers import Case as OptimizerCase
 from verification.cases.optimizers import optimizer_tables
 from verification.cases.random_cases import case_from_values
-from verification.ops.errors import error_rows
+from verification.ops.errors import error_cases, error_rows
 from verification.ops.gradients import verify_gradients
-from verification.ops.randomness import randomness_rows
+from verification.ops.randomness import randomness_cases, randomness_rows
 from verification.ops.rows import op_rows
 from verification.optimizers.rows import optimizer_rows
-from verification.optimizers.usage import usage_rows
+from verification.optimizers.usage import usage_cases, usage_rows
 from verification.parts import Part
-from verification.report import Row
+from verification.report import ANOTHER, AS_GOOD, Row
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 OWN = {"eps_inside_root", "bias_correction"}  # arguments of refnet's that torch doesn't have
@@ -108,19 +109,20 @@ def op_parts(candidate: Any, like: str, plan: Plan) -> list[Part]:
     found = []
     for case in _asked(table, table.cases, plan):
         run = partial(_values, _only(table, case), candidate, dtypes, plan)
-        found.append(Part(like, 1, run, case.name))
+        found.append(_part(like, run, case.name))
     derived = [c for c in _derivable(table) if plan.matches(c.name)] if "float64" in dtypes else []
     if plan.cases is None and len(derived) > profile.quotients:  # spread over the table
         places = np.linspace(0, len(derived) - 1, int(profile.quotients)).astype(int)
         derived = [derived[i] for i in places]
     for case in derived:
         run = partial(verify_gradients, _only(table, case), candidate, device=plan.device)
-        found.append(Part(like, 1, run, case.name))
-    count = len(plan.seeds or range(profile.seeds[1]))
-    drawn = partial(randomness_rows, table, candidate, device=plan.device, seeds=count)
-    wrong = partial(error_rows, table, candidate, device=plan.device)
-    others = (("random numbers", drawn), ("errors", wrong))
-    return found + [Part(like, 0, partial(_asked_rows, run, plan), name) for name, run in others]
+        found.append(_part(like, run, case.name))
+    seeds = plan.seeds or range(profile.seeds[1])
+    drawn = partial(randomness_rows, table, candidate, device=plan.device, seeds=seeds)
+    wrong = partial(error_rows, table, candidate, device=plan.device, asked=plan.matches)
+    names = randomness_cases(table)
+    found += _others(like, "random numbers", drawn, names, plan, says=True)
+    return found + _others(like, "errors", wrong, error_cases(table, plan.device), plan)
 
 
 def optimizer_parts(candidate: Any, like: str, plan: Plan) -> list[Part]:
@@ -139,11 +141,51 @@ def optimizer_parts(candidate: Any, like: str, plan: Plan) -> list[Part]:
         names = DTYPES[:1] if plan.cases is None and i % profile.every else DTYPES[:2]
         dtypes = [_dtype(name) for name in plan.dtypes or names]
         run = partial(optimizer_rows, _only(table, case), candidate, dtypes=dtypes, **options)
-        found.append(Part(like, 1, run, case.name))
+        found.append(_part(like, run, case.name))
     if not plan.dtypes or "float64" in plan.dtypes:
         used = partial(usage_rows, table, candidate, device=plan.device)
-        found.append(Part(like, 0, partial(_asked_rows, used, plan), "uses"))
+        found += _others(like, "uses", used, usage_cases(table), plan, says=True)
     return found
+
+
+def _part(like: str, run: Callable[[], Iterator[list[Row]]], case: str) -> Part:
+    return Part(like, 1, partial(_watched, run, like, case), case)
+
+
+def _others(
+    like: str,
+    name: str,
+    run: Callable[[], Iterator[list[Row]]],
+    cases: Sequence[str],
+    plan: Plan,
+    says: bool = False,
+) -> list[Part]:
+    """Return the part whose rows have these cases, if any of them is asked for."""
+    asked = [case for case in cases if plan.matches(case)]
+    watched = partial(_watched, run, like, asked[0], says) if asked else run
+    return [Part(like, 0, partial(_asked_rows, watched, plan), name)] if asked else []
+
+
+def _watched(
+    run: Callable[[], Iterator[list[Row]]], like: str, case: str, says: bool = False
+) -> Iterator[list[Row]]:
+    """Run checks and see what they leave changed in the process, which is put back.
+
+    Args:
+        run: the checks.
+        like: of the row about it.
+        case: likewise.
+        says: whether there is a row also if nothing is changed.
+    """
+    before, changed = process_state.state(), list[str]()
+    try:
+        yield from run()
+    finally:
+        changed = process_state.put_back(before)
+    if changed or says:
+        verdict, found = ANOTHER if changed else AS_GOOD, len(changed)
+        yield [Row(like, case, "global state", "-", found, math.nan, 0.0, "stays", verdict,
+                   "; ".join(changed))]  # fmt: skip
 
 
 def _values(table: OpTable, candidate: Any, dtypes: Sequence[str], plan: Plan) -> Iterator[Any]:

@@ -163,8 +163,10 @@ def _repeat(kind: str, name: str, like: str, plan: Plan, row: Row) -> str:
         return f"verification.verify_{kind}(candidate, {given})"
     words = [name, "--like", like, "--case", row.case]
     words += ["--dtype", dtypes[0]] if dtypes else []
-    if seeds is not None:
-        words += ["--seed", str(seeds[0])] if len(seeds) == 1 else ["--seeds", str(len(seeds))]
+    if seeds is not None and len(seeds) > 1 and seeds == tuple(range(len(seeds))):
+        words += ["--seeds", str(len(seeds))]
+    elif seeds is not None:
+        words += [word for seed in seeds for word in ("--seed", str(seed))]
     words += ["--profile", plan.profile] if plan.profile != "quick" else []
     words += ["--device", plan.device] if plan.device != "cpu" else []
     words += ["--time-limit", f"{plan.time_limit:g}"] if plan.time_limit else []

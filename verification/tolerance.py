@@ -114,12 +114,12 @@ def _same_algorithm(sample: Sample, seed: int) -> Judgement:
     builtin = math.nan
     if sample.builtin is not None:
         builtin = distance(sample.builtin, sample.oracle) / scale
-    response = _response(sample)
+    response = response_of(sample)
     bound = max(FLOOR_64, RESPONSE_64 * response)
     rule = f"{FLOOR_64:.0e}" if bound == FLOOR_64 else f"{RESPONSE_64}·P64"
     if bound < builtin <= ROUNDING:
         bound, rule = MARGIN * builtin, f"{MARGIN}·builtin"
-    verdict, note = _verdict(error <= bound, error, builtin, ANOTHER), _odd(error, builtin, False)
+    verdict, note = verdict_of(error <= bound, error, builtin, ANOTHER), _odd(error, builtin, False)
     if bound > 1e-3:
         verdict, note = INCONCLUSIVE, "conditioning too bad"
     return Judgement(error, builtin, bound, rule, verdict, note, response, seed)
@@ -168,7 +168,7 @@ def _same_precision(samples: list[Sample], eps: float, norm: str) -> Judgement:
     known = math.isfinite(floor)
     if bound >= 1 and known and error <= max(OWN * builtin, eps) < TELLS:
         bound, rule = max(OWN * builtin, eps), f"{OWN}·builtin, {norm}"
-        verdict = _verdict(True, median(errors), builtin, WORSE)
+        verdict = verdict_of(True, median(errors), builtin, WORSE)
     elif bound >= 1 and known and error == _held(samples[middle], eps, norm):
         verdict, note = AS_GOOD, "the oracle's values, as the dtype holds them"
     elif bound >= 1:
@@ -177,7 +177,7 @@ def _same_precision(samples: list[Sample], eps: float, norm: str) -> Judgement:
         middle = max(range(len(errors)), key=errors.__getitem__)
         error, verdict, note = math.inf, ANOTHER, "NaN, ∞ or shapes differ"
     else:
-        verdict = _verdict(error <= bound, median(errors), builtin, WORSE)
+        verdict = verdict_of(error <= bound, median(errors), builtin, WORSE)
         note = "; ".join(filter(None, (_odd(error, builtin), note)))
     return Judgement(error, builtin, bound, rule, verdict, note, floor, middle)
 
@@ -220,7 +220,7 @@ def own_target(samples: list[Sample], eps: float) -> Judgement:
     middle, note = in_the_middle(errors, bounds)
     error, builtin, bound = errors[middle], builtins[middle], bounds[middle]
     rule = "eps" if bound == eps else f"{OWN}·builtin"
-    verdict = _verdict(error <= bound, error, builtin, WORSE)
+    verdict = verdict_of(error <= bound, error, builtin, WORSE)
     note = "; ".join(filter(None, (_odd(error, builtin, False), note)))
     if error > eps and floors[middle] >= 1 and verdict in PASSING:
         verdict, note = INCONCLUSIVE, "noise as large as the values"
@@ -233,7 +233,7 @@ def well_conditioned(quantities: Iterable[list[Sample]]) -> bool:
     A case is judged as a whole: at N = 2 the output of batch norm hardly responds to the last bits
     of the input, while the mean that it is computed by is rounded in them.
     """
-    return all(_response(s) <= WELL for samples in quantities for s in samples)
+    return all(response_of(s) <= WELL for samples in quantities for s in samples)
 
 
 def beside_builtin(samples: list[Sample]) -> Judgement:
@@ -245,7 +245,7 @@ def beside_builtin(samples: list[Sample]) -> Judgement:
             gap = distance(s.candidate, np.asarray(s.builtin, dtype=np.longdouble)) / _scale(s)
             error = distance(s.builtin, s.oracle) / _scale(s)
         verdict = AS_GOOD if gap <= BESIDE else ANOTHER
-        rule, floor = "builtin to 1e-12", _response(s)
+        rule, floor = "builtin to 1e-12", response_of(s)
         judged.append(Judgement(gap, error, BESIDE, rule, verdict, "", floor, seed))
     return worst(judged)
 
@@ -257,7 +257,8 @@ def _scale(sample: Sample) -> float:
     return max(size, float(np.finfo(kind).tiny / np.finfo(kind).eps)) if size else 1.0
 
 
-def _response(sample: Sample) -> float:
+def response_of(sample: Sample) -> float:
+    """Return the oracle's largest response to ±1 ulp, relative."""
     largest = max((distance(r, sample.oracle) for r in sample.responses), default=0.0)
     return largest / _scale(sample)
 
@@ -276,7 +277,8 @@ def same_bits(samples: list[Sample]) -> Judgement:
     return Judgement(gap, 0.0, 0.0, "bitwise", verdict, seed=gaps.index(gap))
 
 
-def _verdict(holds: bool, error: float, builtin: float, otherwise: str) -> str:
+def verdict_of(holds: bool, error: float, builtin: float, otherwise: str) -> str:
+    """Return the verdict of an error that holds its bound, or another."""
     if not holds:
         return otherwise
     return BETTER if error * CLEARLY < builtin else AS_GOOD

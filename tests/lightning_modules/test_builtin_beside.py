@@ -174,6 +174,43 @@ def test_what_is_not_supported_is_said(module: Any, said: str) -> None:
         fit(module(), BuiltinBeside(every_n_steps=1, on_difference="stop"), max_epochs=1)
 
 
+class Net32(Net):
+    """Takes float32 alone."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dtype != torch.float32:
+            raise TypeError("float32, please")
+        return super().forward(input)  # type: ignore[no-any-return]
+
+
+class Shy(Net):
+    """Crashes where it is not converted to the builtins, in a copy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dtype == torch.float64 and isinstance(self[2], nn.BatchNorm1d):
+            raise TypeError("not like this")
+        return super().forward(input)  # type: ignore[no-any-return]
+
+
+def test_a_model_that_crashes_beside_the_builtins_stops_the_training() -> None:
+    with pytest.raises(BuiltinDiffersError, match=r"batch 0 in torch\.float64: TypeError: not"):
+        fit(Classifier(Shy()), BuiltinBeside(on_difference="stop"), max_epochs=1)
+    with pytest.warns(UserWarning, match=r"can't compare in torch\.float64: TypeError: not like"):
+        fit(Classifier(Shy()), BuiltinBeside(), max_epochs=1)
+
+
+def test_where_nothing_can_be_compared_the_training_stops() -> None:
+    callback = BuiltinBeside(on_difference="stop")
+    with pytest.warns(UserWarning, match="the reference: TypeError: float32, please"):
+        fit(Classifier(Net32()), callback, max_epochs=1)  # float32 has been compared
+    assert {report.rows[0].dtype for _, report in callback.reports} == {"float32"}
+    with (
+        pytest.warns(UserWarning, match="not in bf16-mixed"),
+        pytest.raises(BuiltinDiffersError, match="the reference: TypeError: float32, please"),
+    ):
+        fit(Classifier(Net32()), BuiltinBeside(on_difference="stop"), precision="bf16-mixed")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

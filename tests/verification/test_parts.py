@@ -105,3 +105,44 @@ def test_the_limit_is_for_each_list_of_rows() -> None:
     assert [rows[0].passed for rows in run(Part("slow", 4, steady), 0.3)] == [True] * 4
     rows = [row for rows in run(Part("slow", 4, steady), 0.05) for row in rows]
     assert [row.note for row in rows] == ["TimeLimitExceeded: more than 0.05 s"]
+
+
+def interrupt() -> Iterator[list[Row]]:
+    yield from good("bad")
+    raise KeyboardInterrupt("a candidate's own")
+
+
+def interrupting() -> list[Part]:
+    where = partial(good, f"in {os.getpid()}")
+    return [Part("good", 1, where), Part("bad", 1, interrupt), Part("good", 1, where)]
+
+
+def test_an_interrupt_of_the_candidates_own_leaves_the_process_alive() -> None:
+    first, bad, last = run_apart(interrupting)
+    assert [row.note for row in bad] == ["", "KeyboardInterrupt: a candidate's own"]
+    assert first[0].subject == last[0].subject
+
+
+def leaving() -> list[Part]:
+    return [Part("bad", 1, leave, str(i)) for i in range(4)]
+
+
+def test_where_one_process_after_the_other_ends_the_rest_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("verification.parts.ENOUGH", 2)
+    advanced: list[str] = []
+    found = run_apart(leaving, advance=lambda part: advanced.append(part.case))
+    assert [rows[-1].note for rows in found[:2]] == ["its process was ended by SIGSEGV"] * 2
+    note = "not begun: 2 processes were ended one after the other"
+    assert [(r[-1].case, r[-1].verdict, r[-1].note) for r in found[2:]] == [
+        ("2", "inconclusive", note), ("3", "inconclusive", note),
+    ]  # fmt: skip
+    assert advanced[-2:] == ["2", "3"]
+
+
+def test_what_is_done_is_told_at_once() -> None:
+    for way in (run_here, lambda parts, **options: run_apart(numbered, **options)):
+        told: dict[int, list[Row]] = {}
+        found = way(numbered(), done=told.__setitem__)
+        assert [told[i] for i in range(4)] == found

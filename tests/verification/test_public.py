@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import verification
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
-from verification.plans import DTYPES, make_plan, op_parts
+from verification.plans import DTYPES, make_plan, op_parts, optimizer_parts
 from verification.public import verify_op, verify_optimizer
 
 BUILTINS: dict[str, Any] = {
@@ -51,7 +51,7 @@ def test_the_full_profile_has_more_of_everything() -> None:
     quick, full = (len(op_parts(F.linear, "linear", plan)) for plan in plans)
     assert full > quick
     report = verify_op(torch.tanh, like="tanh", profile="full", cases="easy")
-    assert {row.dtype for row in report.rows} == set(DTYPES)
+    assert {row.dtype for row in report.rows} == {*DTYPES, "-"}
     report.raise_if_failed()
 
 
@@ -140,6 +140,54 @@ def test_a_failure_says_how_to_repeat_it() -> None:
     pairs = dict(zip(words[5::2], words[6::2], strict=True))
     assert pairs == {"--like": "relu", "--case": row.case, "--dtype": row.dtype,
                      "--seed": str(row.seed)}  # fmt: skip
+
+
+def test_a_failure_of_several_seeds_is_repeated_by_just_these() -> None:
+    from verification.public import make_report
+    from verification.report import Row
+
+    def words(seeds: Any) -> list[str]:
+        row = Row("SGD", "case", "param", "float64", 1.0, 0.0, 1e-11, "1e-11", "worse")
+        plan = make_plan("quick", seeds=seeds)
+        report = make_report("optimizer", relu_wrong_below_zero, "SGD", plan, [row], "a:b")
+        return shlex.split(report.rows[0].repeat)[11:]
+
+    assert words((3, 5)) == ["--seed", "3", "--seed", "5"]
+    assert words(3) == ["--seeds", "3"]
+    assert words([2]) == ["--seed", "2"]
+    assert words((1, 0)) == ["--seed", "1", "--seed", "0"]
+
+
+def test_what_is_not_asked_for_is_not_run() -> None:
+    def names(like: str, cases: str, candidate: Any = relu_wrong_below_zero) -> list[str]:
+        make = op_parts if like in op_tables() else optimizer_parts
+        return [part.case for part in make(candidate, like, make_plan("quick", cases=cases))]
+
+    assert names("softmax", "1000 classes") == ["1000 classes"]
+    assert names("softmax", "easy") == ["easy", "random numbers"]
+    assert names("softmax", "dimension 2 of 2") == ["errors"]
+    assert names("dropout", "p=0.1, drawn") == ["random numbers"]
+    assert names("SGD", "lr=0.05", torch.optim.SGD)[-1] == "uses"
+    assert "uses" not in names("SGD", "lr=0.01", torch.optim.SGD)
+
+    calls = []
+
+    def candidate(input: torch.Tensor, dim: int, dtype: Any = None) -> torch.Tensor:
+        calls.append(dim)
+        raise RuntimeError("no")
+
+    report = verify_op(candidate, like="softmax", cases="dimension 2 of 2")
+    assert [row.case for row in report.rows] == ["dimension 2 of 2"]
+    assert calls == [2]
+
+
+def test_a_draw_of_random_numbers_can_be_repeated() -> None:
+    def candidate(input: torch.Tensor, p: float = 0.5, **options: Any) -> torch.Tensor:
+        return F.dropout(input, 0.9 * p, **options)
+
+    report = verify_op(candidate, like="dropout", cases="p=0.5, drawn", seeds=[4])
+    rates = [row for row in report.failures if row.quantity == "keep rate"]
+    assert {row.seed for row in rates} == {4}
 
 
 def test_what_has_no_name_is_repeated_in_python() -> None:

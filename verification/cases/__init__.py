@@ -66,6 +66,8 @@ class OpTable:
         buffers: names of the tensors that are moved in place.
         parameters: names of the tensors that may be wider than the input.
         bitwise: whether the candidate's result must have every bit of the builtin's.
+        every_size: quantities whose small values have to be right beside large ones; none that are
+            what a sum leaves over.
         expanded: the dimension along which an expanded tensor repeats itself.
         options: which values the options have, for the coverage of pairs.
         space: all that a case can be made of, options and sizes, the simplest values first.
@@ -83,6 +85,7 @@ class OpTable:
     buffers: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
     bitwise: bool = False
+    every_size: tuple[str, ...] = ()
     expanded: int = 0
     options: Options | None = None
     space: Options | None = None

@@ -34,15 +34,19 @@ def _case(
     scale: float = 1.0,
     offset: float = 0.0,
     special: bool = False,
+    decades: tuple[float, float] | None = None,
     **options: Any,
 ) -> Case:
     def draw(rng: np.random.Generator) -> Arrays:
         input = normal(rng, *shape, scale=scale, offset=offset)
+        if decades:
+            input = np.sign(input) * 10 ** rng.uniform(*decades, shape)
         if special:
             input.flat[: len(SPECIAL)] = SPECIAL
         return {"input": input, "cotangent": normal(rng, *shape)}
 
-    return Case(name, draw, options, dtypes=holding(scale, abs(offset), largest=3 * scale))
+    dtypes = DTYPES[:3] if decades else holding(scale, abs(offset), largest=3 * scale)
+    return Case(name, draw, options, dtypes=dtypes)
 
 
 def _cases(name: str = "", **options: Any) -> tuple[Case, ...]:
@@ -51,6 +55,8 @@ def _cases(name: str = "", **options: Any) -> tuple[Case, ...]:
         _case(f"images{name}", 2, 3, 5, 4, **options),
         _case(f"to 1e4{name}", 20, 20, scale=3e3, **options),
         _case(f"to 30{name}", 20, 20, scale=10.0, **options),
+        _case(f"to 90{name}", 20, 20, scale=30.0, **options),
+        _case(f"from 1e-30 to 100{name}", 20, 20, decades=(-30.0, 2.0), **options),
         _case(f"near 1e-6{name}", 20, 20, scale=1e-6, **options),
         _case(f"near 1e-5{name}", 20, 20, scale=3e-5, **options),  # tanh is no longer z
         _case(f"about -40{name}", 20, 20, offset=-40.0, **options),
@@ -94,8 +100,9 @@ def _pair(values: Values) -> Case:
 
 
 def _table(
-    name: str, cases: tuple[Case, ...], options: Options, *, bitwise: bool = False
-) -> OpTable:
+    name: str, cases: tuple[Case, ...], options: Options, *, bitwise: bool = False,
+    every_size: tuple[str, ...] = ("output",),
+) -> OpTable:  # fmt: skip
     return OpTable(
         name=name,
         candidate=getattr(functional, name),
@@ -104,6 +111,7 @@ def _table(
         differentiable=("input",),
         cases=cases + tuple(map(_pair, combinations(options))),
         bitwise=bitwise,
+        every_size=every_size,
         options=options,
         space=space(options, scale=("1", "1e-6", "10", "3e3"), offset=("0", "-40", "40")),
         make=_pair,
@@ -116,13 +124,14 @@ def _without_inplace(oracle: Callable[..., Result]) -> Callable[..., Result]:
 
 INPLACE = ("True", "False")
 TABLES = (
-    _table("relu", _cases(), _options(inplace=INPLACE), bitwise=True),
+    _table("relu", _cases(), _options(inplace=INPLACE), bitwise=True, every_size=()),
     _table(
         "leaky_relu",
         _cases()
         + _cases(", slope 0.2", negative_slope=0.2)
         + _cases(", slope -0.5", negative_slope=-0.5),
         _options(inplace=INPLACE, negative_slope=("0.01", "0.2", "-0.5")),
+        every_size=("output", "grad input"),
     ),
     _table("tanh", _cases(), _options()),
     _table("sigmoid", _cases(), _options()),

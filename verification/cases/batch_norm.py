@@ -75,6 +75,8 @@ def _case(name: str, *shape: int, scale: float = 1.0, offset: float = 0.0,
     )
 
 
+SPECIAL = (np.nan, np.inf, -np.inf)  # the running mean of an infinity is one, the variance NaN
+
 # Every scale with every offset, few and many values, both layouts of images.
 HARD = [
     _case(f"{name}, scale {scale:g}, offset {offset:g}", *shape,
@@ -178,12 +180,20 @@ TABLES = (
                 exponents=(-8.0, 6.0),
             ),
             _case("a channel with NaN", 16, 5, special=(np.nan,)),
+            *(
+                _case(f"channels with NaN and inf, {name}", *shape, special=SPECIAL, layout=layout)
+                for name, shape, layout in (
+                    ("(N, C)", (16, 5), "contiguous"),
+                    ("NCHW", (4, 5, 3, 2), "contiguous"),
+                    ("NHWC", (4, 5, 3, 2), "channels-last"),
+                )
+            ),
             _case(
                 "eval, channels with NaN and inf",
                 16,
                 5,
                 training=False,
-                special=(np.nan, np.inf, -np.inf),
+                special=SPECIAL,
             ),
             _case("images, momentum 0.7, eps 1e-3", 4, 3, 6, 5, momentum=0.7, eps=1e-3),
             _case("images, weight alone, 70 channels", 2, 70, 3, 3, affine="weight"),

@@ -48,7 +48,7 @@ def main(kind: str, arguments: list[str]) -> int:
     """
     options = _parser(kind).parse_args(arguments)
     paths = {name: getattr(options, name) for name in ("json", "markdown", "html")}
-    seeds = options.seeds if options.seed is None else [options.seed]
+    seeds = options.seeds if options.seed is None else options.seed
     try:
         terminal.check(options)
         terminal.open_files(paths)
@@ -164,7 +164,10 @@ def _parser(kind: str) -> argparse.ArgumentParser:
     )
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument("--seeds", type=int, metavar="N", help="how many draws of each case")
-    seeds.add_argument("--seed", type=int, metavar="N", help="just this draw")
+    seeds.add_argument(
+        "--seed", type=int, action="append", metavar="N",
+        help="just this draw; may be given more than once",
+    )  # fmt: skip
     parser.add_argument(
         "--time-limit", type=float, default=TIME_LIMIT, metavar="S",
         help="seconds for a case, then its process is ended (default: %(default)g)",

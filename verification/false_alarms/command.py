@@ -24,6 +24,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from verification.commands import terminal
+from verification.commands.terminal import Usage
 from verification.false_alarms.right_candidates import subjects
 from verification.false_alarms.tallies import Tally, chunks, measure, settings
 from verification.report import Row, environment
@@ -39,13 +41,11 @@ def main(arguments: list[str]) -> int:
         found = f"unknown: {', '.join(unknown)}" if unknown else "--seeds and --jobs: at least 1"
         print(f"false-alarms: {found}; there are {', '.join(subjects())}", file=sys.stderr)
         return 2
-    if options.json:  # before the work, which would be lost
-        try:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.open("a").close()
-        except OSError as error:
-            print(f"false-alarms: --json {options.json}: {error.strerror}", file=sys.stderr)
-            return 2
+    try:
+        terminal.open_files({"json": options.json})
+    except Usage as error:
+        print(f"false-alarms: {error}", file=sys.stderr)
+        return 2
     chosen = options.subjects or subjects()
     torch.set_num_threads(1)
     console = Console(stderr=True)
@@ -61,6 +61,7 @@ def main(arguments: list[str]) -> int:
     _print(Console(width=None if sys.stdout.isatty() else 160), tallies)
     if options.json:
         options.json.write_text(_json(tallies, options.seeds), encoding="utf-8")
+        print(f"json: {options.json}")
     return 1 if any(tally.alarms for tally in tallies) else 0
 
 

@@ -12,6 +12,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from verification.commands.terminal import Usage, open_files
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0 all passed, 1 a difference, 2 wrong usage."""
@@ -21,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     sys.path.insert(0, str(Path.cwd()))  # as for `python -m`
     try:
         torch.empty(0, device=options.device)
+        open_files({name: getattr(options, name) for name in ("json", "html")})
         make = {key: _load(key, getattr(options, key)) for key in ("candidate", "reference")}
         candidate, reference = (_call(key, function) for key, function in make.items())
         batches = list(_call("--batches", _load("--batches", options.batches)))
@@ -29,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
             for key in ("loss", "optimizer")
         )
         match: Any = dict(_pair(text) for text in options.match)
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+    except (Usage, ValueError, TypeError, RuntimeError, AssertionError) as error:
         return _usage(str(error).splitlines()[0])
     finally:
         sys.path.pop(0)

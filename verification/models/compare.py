@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from verification.models.attributes import with_attributes
 from verification.models.findings import FORWARD, Finding, ModelsReport, report
 from verification.models.free import Free
 from verification.models.matching import ROOT, Match, Matching, match_models
@@ -46,6 +47,10 @@ def compare_models(
     reference's input, which tells its own error from what it inherits.
 
     "free": both train on their own; how far they are apart is measured against the way travelled.
+
+    Options that matched layers hold (eps, p, momentum, …) are compared as well, where both are of
+    one class, or of a class and its subclass; one that differs makes the report inconclusive even
+    if no number shows it.
 
     error ≤ 30 · max(P, eps), P what the reference itself makes of ±1 ulp in its parameters, buffers
     and inputs; both relative to the tensor's largest element.
@@ -104,7 +109,8 @@ def compare_models(
     if not any(True for _ in found):
         raise ValueError("compare_models: batches must have at least one")
     name = str(_dtype(theirs.model)).removeprefix("torch.")
-    return report(subject, name, found, [*matching.unmatched, *running.left_out])
+    ran = report(subject, name, found, [*matching.unmatched, *running.left_out])
+    return with_attributes(ran, candidate, reference, matching)
 
 
 def _party(

@@ -63,7 +63,8 @@ class FirstDifference:
         step: counted from 0.
         layer: the candidate's name of it.
         tensor: "output", "weight", "running_mean", "exp_avg of weight", …
-        kind: "forward", "buffer", "loss", "gradient", "optimizer state" or "parameter".
+        kind: "forward", "buffer", "loss", "gradient", "optimizer state" or "parameter"; "attribute"
+            for an option of a layer that differs where no number does.
         local: the relative error that arises there, from the same input; infinite if a tensor is
             missing or of another form.
         bound: the largest that would pass.

@@ -31,6 +31,8 @@ ROWS = [
         ("momentum ↔ 1 − momentum", _MODULE,
          "(1 - momentum) * wide(average) + momentum * value", "momentum * wide(average) + (1 - momentum) * value"),
         ("running mean not moved", _MODULE, "    move(running_mean, mean, momentum)\n", ""),
+        ("running mean of an infinity is NaN", _MODULE,
+         "move(running_mean, mean, momentum)", "move(running_mean, mean + 0 * mean, momentum)"),
         ("batch statistics in evaluation", _OP,
          "    if training:\n        return reference.statistics", "    if True:\n        return reference.statistics"),
         ("training backward in evaluation", _OP, "reference.count(z) if ctx.training else None", "reference.count(z)"),

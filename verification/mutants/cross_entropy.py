@@ -16,6 +16,8 @@ ROWS = [
          "return _soft_targets(like, target, weight, options).sum()"),
         ("ignored rows lose", _MODULE,
          "return torch.where(kept, losses, 0)\n", "return losses\n"),
+        ("cut off at 3e4", _MODULE,
+         "return torch.where(kept, losses, 0)\n", "return torch.where(kept, losses, 0).clamp(max=3e4)\n"),
         ("smoothing counts ignored rows", _MODULE,
          "return torch.where(kept, losses, 0)\n",
          "return torch.where(kept, losses, -(w * log_a).sum(dim) * (s / classes))\n"),

@@ -21,6 +21,7 @@ from verification.mutants.bugs import EXPLAINED, PLANTED, RIGHT, TRIVIAL, Bug, b
 from verification.mutants.bugs import subjects as all_subjects
 from verification.mutants.by_default import default_checks
 from verification.mutants.show import print_matrix
+from verification.ops.small_values import RULE as SMALLER
 from verification.parts import Advance, Part, run_apart, run_here
 from verification.plans import PROFILES
 from verification.report import ANOTHER, AS_GOOD, Kill, KillMatrix, Report, Row
@@ -43,6 +44,8 @@ def compute(
 ) -> KillMatrix:
     """Return the kill matrix; what is stored under the present settings is not computed again.
 
+    A run that is interrupted loses the bugs that it was at, no others.
+
     Args:
         subjects: ops, optimizers, schedules, "training run"; all by default.
         profile: the checks that every bug goes through; survivors of "quick" go on to "full".
@@ -64,12 +67,14 @@ def compute(
     """
     settings = store.settings(_require(subjects, profile), profile)  # before a source may change
     found = {} if fresh else _read(settings)
-    missing = [subject for subject in settings if subject not in found]
+    missing = {subject: name for subject, name in settings.items() if subject not in found}
+    for subject, name in missing.items() if fresh else ():
+        store.forget_bugs(subject, name)
     kills, errors = _run(missing, profile, jobs, advance)
-    for subject in missing:
+    for subject, name in missing.items():
         found[subject] = [kill for kill in kills if kill.subject == subject]
-        if subject not in errors:
-            store.write(subject, settings[subject], found[subject])
+        if subject not in errors and store.write(subject, name, found[subject]):
+            store.forget_bugs(subject, name)
     if errors:
         raise RuntimeError("; ".join(f"{subject}, {error}" for subject, error in errors.items()))
     return _matrix(settings, found)
@@ -118,11 +123,12 @@ def with_margins(report: Report) -> Report:
     return replace(report, rows=rows, kills=matrix)
 
 
-Key = tuple[str, str, str, str, bool]
+Key = tuple[str, str, str, str, str]
 
 
 def _key(row: Row) -> Key:
-    return row.subject, row.case, row.quantity, row.dtype, row.rule.endswith("rms")
+    kind = next((word for word in ("rms", SMALLER) if word in row.rule), "")
+    return row.subject, row.case, row.quantity, row.dtype, kind
 
 
 def _nearest(kills: Sequence[Kill]) -> dict[Key, tuple[float, str]]:
@@ -172,34 +178,29 @@ def _matrix(settings: Mapping[str, str], found: Mapping[str, Sequence[Kill]]) ->
 Found = tuple[list[Kill], dict[str, str]]  # and by subject, what went wrong with the run itself
 
 
-def _run(subjects: Sequence[str], profile: str, jobs: int, advance: Advance) -> Found:
-    wanted = [bug for bug in bugs() if bug.subject in subjects]
-    kills, errors = _checked(wanted, profile, jobs, advance)
+def _run(settings: Mapping[str, str], profile: str, jobs: int, advance: Advance) -> Found:
+    wanted = [bug for bug in bugs() if bug.subject in settings]
+    kills, errors = _checked(wanted, settings, profile, jobs, advance)
     if profile != FULL:
         survivors = {(kill.subject, kill.bug) for kill in kills if not kill.caught}
         doubted = {subject for subject, _ in survivors}
         again = [bug for bug in wanted if (bug.subject, bug.bug) in survivors
                  or (bug.kind == RIGHT and bug.subject in doubted)]  # fmt: skip
-        full, more = _checked(again, FULL, jobs, advance)
+        full, more = _checked(again, settings, FULL, jobs, advance)
         others = {(kill.subject, kill.bug): kill for kill in full}
         kills = [others.get((kill.subject, kill.bug), kill) for kill in kills]
         errors |= more
     return kills, errors
 
 
-def _checked(wanted: Sequence[Bug], profile: str, jobs: int, advance: Advance) -> Found:
-    if not wanted:
-        return [], {}
-    make = partial(_parts, [(bug.subject, bug.bug) for bug in wanted], profile)
-    if jobs > 1:
-        order = sorted(range(len(wanted)), key=lambda i: _slow_first(wanted[i]))
-        results = run_apart(make, jobs=jobs, order=order, advance=advance)
-    else:
-        results = run_here(make(), advance=advance)
+def _checked(
+    wanted: Sequence[Bug], settings: Mapping[str, str], profile: str, jobs: int, advance: Advance
+) -> Found:
+    results = _results(wanted, settings, profile, jobs, advance)
     failing: set[tuple[str, ...]] = set()  # though nothing is planted
     kills, errors = [], {}
     for bug, rows in zip(wanted, results, strict=True):
-        if rows and rows[0].rule == "runs" and rows[0].case == bug.bug:
+        if _broken(bug, rows):
             errors[bug.subject] = f"{bug.bug or bug.kind}: {rows[0].note}"
             continue
         caught = [row for row in rows if row.case != DEFAULTS]
@@ -213,6 +214,36 @@ def _checked(wanted: Sequence[Bug], profile: str, jobs: int, advance: Advance) -
         kill = Kill(bug.subject, bug.bug, bug.kind, profile, caught, gradcheck, assert_close, note)
         kills.append(kill)
     return kills, errors
+
+
+def _results(
+    wanted: Sequence[Bug], settings: Mapping[str, str], profile: str, jobs: int, advance: Advance
+) -> list[list[Row]]:
+    """Return the rows of each bug, from an interrupted run or by the checks."""
+    known = [store.read_bug(b.subject, settings[b.subject], b.bug, profile) for b in wanted]
+    todo = [i for i, rows in enumerate(known) if rows is None]
+    for bug, rows in zip(wanted, known, strict=True):
+        if rows is not None:
+            advance(Part(bug.subject, 1, lambda: iter(())))
+
+    def keep(index: int, rows: list[Row]) -> None:
+        bug = wanted[todo[index]]
+        known[todo[index]] = rows
+        if not _broken(bug, rows):
+            store.write_bug(bug.subject, settings[bug.subject], bug.bug, profile, rows)
+
+    make = partial(_parts, [(wanted[i].subject, wanted[i].bug) for i in todo], profile)
+    if jobs > 1 and todo:
+        order = sorted(range(len(todo)), key=lambda i: _slow_first(wanted[todo[i]]))
+        run_apart(make, jobs=jobs, order=order, advance=advance, done=keep)
+    else:
+        run_here(make(), advance=advance, done=keep)
+    return [rows or [] for rows in known]
+
+
+def _broken(bug: Bug, rows: Sequence[Row]) -> bool:
+    """Tell whether the run itself failed, not the candidate."""
+    return bool(rows) and rows[0].rule == "runs" and rows[0].case == bug.bug
 
 
 def _where(row: Row) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ ROWS = [
         ("softmax", "backward's sum unweighted", "a * (da - (da * a).sum(dim, keepdim=True))", "a * (da - da.mean(dim, keepdim=True))"),
         ("softmax", "zeros as gradient", "a * (da - (da * a).sum(dim, keepdim=True))", "0 * a"),
         ("softmax", "computed in the input's float32", "e = shift(wide(z.to(dtype)), dim).exp()", "e = shift(z.to(dtype) * 1.0000001, dim).exp()"),
+        ("softmax", "small probabilities cut off", "(e / e.sum(dim, keepdim=True))", "torch.where(e < 1e-12, 0 * e, e / e.sum(dim, keepdim=True))"),
+        ("log_softmax", "cut off at −3e4", "(z - z.exp().sum(dim, keepdim=True).log())", "(z - z.exp().sum(dim, keepdim=True).log()).clamp(min=-3e4)"),
         ("log_softmax", "no max subtraction", "z = shift(wide(z.to(dtype)), dim)", "z = wide(z.to(dtype))"),
         ("log_softmax", "sum over all dimensions", "z.exp().sum(dim, keepdim=True).log()", "z.exp().sum().log()"),
         ("log_softmax", "log of softmax", "(z - z.exp().sum(dim, keepdim=True).log())", "(z.exp() / z.exp().sum(dim, keepdim=True)).to(dtype).log()"),

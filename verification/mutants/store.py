@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +101,42 @@ def write(subject: str, settings: str, kills: Sequence[Kill]) -> bool:
         return False
 
 
+def read_bug(subject: str, settings: str, bug: str, profile: str) -> list[Row] | None:
+    """Return the rows of one bug, of a subject that isn't done; None if they are not known."""
+    try:
+        data = json.loads(_bug_file(subject, settings, bug, profile).read_text(encoding="utf-8"))
+        return [_row(subject, dict(zip(FIELDS, row, strict=True))) for row in data]
+    except (OSError, RuntimeError, ValueError, TypeError):
+        return None
+
+
+def write_bug(subject: str, settings: str, bug: str, profile: str, rows: Sequence[Row]) -> None:
+    """Keep the rows of one bug until its subject is done, for a run that is interrupted."""
+    text = json.dumps([_fields(row) for row in rows], ensure_ascii=False, allow_nan=False)
+    with suppress(RuntimeError):
+        cache.write(_bug_file(subject, settings, bug, profile), text)
+
+
+def forget_bugs(subject: str, settings: str) -> None:
+    """Throw away what is kept bug by bug."""
+    with suppress(RuntimeError):
+        shutil.rmtree(_file(subject, settings).with_suffix(""), ignore_errors=True)
+
+
 def _file(subject: str, settings: str) -> Path:
     return cache.folder("kills") / f"{subject.replace(' ', '-')}-{settings}.json"
 
 
+def _bug_file(subject: str, settings: str, bug: str, profile: str) -> Path:
+    return _file(subject, settings).with_suffix("") / f"{digest(bug, profile)}.json"
+
+
 def _data(kill: Kill) -> dict[str, Any]:
-    rows = [[_plain(getattr(row, name)) for name in FIELDS] for row in kill.caught]
-    return {**vars(kill), "caught": rows, "subject": None}
+    return {**vars(kill), "caught": [_fields(row) for row in kill.caught], "subject": None}
+
+
+def _fields(row: Row) -> list[Any]:
+    return [_plain(getattr(row, name)) for name in FIELDS]
 
 
 def _plain(value: Any) -> Any:

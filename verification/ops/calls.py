@@ -106,6 +106,8 @@ def run(
         arguments["input"] = lay_out("input", copies["input"] * 1, case, table)
     with torch.set_grad_enabled(grad):  # puts back what the function leaves
         output = function(**arguments, **options)
+        if torch.is_grad_enabled() != grad:
+            raise RuntimeError(f"global state: gradient mode: {grad} became {not grad}")
     shared = frozenset(n for n, t in arguments.items() if _share(output, t))
     if like is not None:
         _require_like("output", output, like)

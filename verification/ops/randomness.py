@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +48,7 @@ def randomness_rows(
     candidate: Function | None = None,
     *,
     device: str = "cpu",
-    seeds: int = 3,
+    seeds: int | Sequence[int] = 3,
     time_limit: float | None = None,
 ) -> Iterator[list[Row]]:
     """Yield the rows of what an op does with random numbers.
@@ -57,7 +57,7 @@ def randomness_rows(
         table: the op.
         candidate: a function with torch's signature; it is not given a mask.
         device: where it computes.
-        seeds: how many draws of each check.
+        seeds: how many draws of each check, or which.
         time_limit: seconds for each list of rows.
 
     Returns:
@@ -70,14 +70,31 @@ def randomness_rows(
         True
     """
     function, where = candidate or table.candidate, torch.device(device)
+    draws = range(seeds) if isinstance(seeds, int) else seeds
     if not is_random(table):
         yield [_silent(table, function, where, time_limit)]
         return
     for p in PROBABILITIES:
         for dtype in DTYPES:
-            trials = [Trial(table.name, function, p, dtype, where, seed) for seed in range(seeds)]
+            trials = [Trial(table.name, function, p, dtype, where, seed) for seed in draws]
             yield _rows(trials, CHECKS, time_limit)
     yield _rows([Trial(table.name, function, 0.5, DTYPES[1], where, 0)], FIXED, time_limit)
+
+
+def randomness_cases(table: OpTable) -> list[str]:
+    """Return the cases that the rows are of."""
+    if is_random(table):
+        return [_drawn(p) for p in PROBABILITIES]
+    return [_few(table)[0].name]
+
+
+def _drawn(p: float) -> str:
+    return f"p={p:g}, drawn"
+
+
+def _few(table: OpTable) -> list[Case]:
+    fits = [case for case in table.cases if "float32" in case.dtypes]
+    return [case for case in fits if case.layout == "contiguous"][:3]
 
 
 @dataclass(frozen=True)
@@ -286,14 +303,14 @@ def _checked(trial: Trial, check: Callable[[Trial], Iterator[Found]]) -> Iterato
     for quantity, gap, bound, rule, note in found:
         verdict = AS_GOOD if gap <= bound else ANOTHER
         yield Row(
-            trial.name, f"p={trial.p:g}, drawn", quantity, short(trial.dtype), float(gap),
+            trial.name, _drawn(trial.p), quantity, short(trial.dtype), float(gap),
             math.nan, bound, rule, verdict, note, seed=trial.seed,
         )  # fmt: skip
 
 
 def _failure(trial: Trial, error: BaseException) -> Row:
     note = f"{type(error).__name__}: {error}".splitlines()[0]
-    return Row(trial.name, f"p={trial.p:g}, drawn", "-", short(trial.dtype), math.nan, math.nan,
+    return Row(trial.name, _drawn(trial.p), "-", short(trial.dtype), math.nan, math.nan,
                math.nan, "runs", ANOTHER, note, seed=trial.seed)  # fmt: skip
 
 
@@ -305,8 +322,7 @@ def _silent(
 ) -> Row:
     """Run a few cases forward and backward; the generators have to stay where they are."""
     function, note, moved = torchs_way(table, table.adapt(candidate)), "", 0
-    fits = [case for case in table.cases if "float32" in case.dtypes]
-    cases = [case for case in fits if case.layout == "contiguous"][:3]
+    cases = _few(table)
     try:
         with limited(time_limit), torch.random.fork_rng(_devices(device)):
             for case in cases:

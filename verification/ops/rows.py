@@ -13,6 +13,7 @@ from verification.cases import Arrays, Case, OpTable
 from verification.limits import time_limit as limited
 from verification.ops.calls import different_layout, run, torchs_way
 from verification.ops.masks import with_own_masks
+from verification.ops.small_values import small_values
 from verification.ops.ways import way_row
 from verification.oracles import Result
 from verification.report import ANOTHER, AS_GOOD, Row
@@ -133,7 +134,7 @@ def _verify_case(
     rows = [
         Row(table.name, case.name, quantity, short(dtype), **{**vars(judged), "seed": seed})
         for quantity, found in samples.items()
-        for judged in _judge(found, kinds[quantity], table.bitwise, own, beside)
+        for judged in _judge(quantity, found, kinds[quantity], table, own, beside)
         for seed in [None if judged.seed is None else seeds[judged.seed]]
     ]
     if layout:
@@ -146,10 +147,11 @@ def _verify_case(
 
 
 def _judge(
-    samples: list[Sample], dtype: torch.dtype, bitwise: bool, own: bool, beside: bool
-) -> Iterator[Judgement]:
+    quantity: str, samples: list[Sample], dtype: torch.dtype, table: OpTable, own: bool,
+    beside: bool,
+) -> Iterator[Judgement]:  # fmt: skip
     """Put the questions that a quantity of a dtype is asked."""
-    if bitwise or not dtype.is_floating_point:
+    if table.bitwise or not dtype.is_floating_point:
         yield same_bits(samples)
     if not dtype.is_floating_point:
         return
@@ -160,6 +162,9 @@ def _judge(
             yield beside_builtin(samples)
     else:
         yield own_target(samples, eps) if own else same_precision(samples, eps)
+    if quantity in table.every_size:
+        small = small_values(samples, eps, torch.finfo(dtype).tiny)
+        yield from () if small is None else (small,)
 
 
 def _samples(

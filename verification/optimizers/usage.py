@@ -49,8 +49,7 @@ def usage_rows(
         ('lr=0.05', 'every shape', True)
     """
     make = candidate or table.candidate
-    for options in OPTIONS[table.name]:
-        words = " ".join(f"{name}={value}" for name, value in options.items())
+    for words, options in zip(usage_cases(table), OPTIONS[table.name], strict=True):
         for name, use in uses_of(table.name).items():
             token = DEVICE.set(device)
             try:
@@ -61,6 +60,14 @@ def usage_rows(
             verdict, error, note = _compare(ours, theirs, state)
             yield [Row(table.name, words, name, "float64", error, math.nan, BOUND, "like torch",
                        verdict, note)]  # fmt: skip
+
+
+def usage_cases(table: OptimizerTable) -> list[str]:
+    """Return the cases that the rows are of: the options in words."""
+    return [
+        " ".join(f"{name}={value}" for name, value in options.items())
+        for options in OPTIONS[table.name]
+    ]
 
 
 def _compare(ours: Any, theirs: Any, state: bool) -> tuple[str, float, str]:

@@ -121,9 +121,11 @@ def _center(z: Exact, axes: tuple[int, ...]) -> tuple[Exact, Exact]:
     """Return the mean over the axes and z - mean, both right for data far from zero.
 
     The mean of the residuals corrects the first mean. It is taken off the residuals, not added
-    to the mean first: there its digits would be lost.
+    to the mean first: there its digits would be lost. The mean of a channel with an infinity is
+    infinite, and has nothing to be corrected by.
     """
-    first = z.mean(axes, keepdims=True)
-    residual = z - first
-    correction = residual.mean(axes, keepdims=True)
-    return first + correction, residual - correction
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, as it should be
+        first = z.mean(axes, keepdims=True)
+        residual = z - first
+        correction = residual.mean(axes, keepdims=True)
+    return np.where(np.isinf(first), first, first + correction), residual - correction

@@ -39,13 +39,14 @@ CHECKS = {
     "values": r"output|values|param|loss$",
     "gradients": r"grad",
     "derivatives": r"(forward|reverse) (mode|over)|Taylor",
-    "state": r"state|buffer|running_|num_batches|step|entry|momentum_|(max_)?(exp|square|grad)_avg",
+    "state": r"(global )?state|buffer|running_|num_batches|step|entry|momentum_|"
+    r"(max_)?(exp|square|grad)_avg",
     "randomness": r"(p = \d|evaluation): |kept |keep |number kept|nothing to draw|neighbouring |"
     r"whole |successive |same |other |random |∞",
     "layout": r"layout|in place",
     "memory": r"bytes",
     "errors": r"error",
-    "options": r"options|pairs missing",
+    "options": r"options|pairs missing|attribute",
     "transforms": r"support",
     "training": r"loss, |\w+(\.\w+)+$",  # a tensor of a net has a dot in its name
     "runs": r"-$",

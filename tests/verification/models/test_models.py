@@ -520,6 +520,55 @@ def test_trees() -> None:
     assert [float(t.sum()) for _, t in tensors_of(value)] == [1.0, 0.0, 1.0]
 
 
+# Options that differ by less than the numbers show.
+
+
+def test_an_option_too_close_to_be_seen_is_named() -> None:
+    other = small_net()
+    other[1].eps, other[5].eps = 1e-5 * (1 + 1e-14), 1e-5 * (1 + 2e-14)
+    report = compare(other)
+    assert first(report) == (0, "1", "attribute", "eps")
+    assert {(row.case, row.quantity, row.verdict) for row in report.failures} == {
+        ("1", "attribute eps", "inconclusive"), ("5", "attribute eps", "inconclusive"),
+    }  # fmt: skip
+    assert "1e-05: too small a difference to be seen" in report.failures[0].note
+    assert str(report.first_difference).startswith("step 0, layer 1, attribute eps, local ?")
+    json.loads(report.to_json())
+
+
+def test_numbers_that_differ_come_first() -> None:
+    other = small_net()
+    other[1].momentum, other[5].eps = 0.2, 1.01e-5
+    report = compare(other)
+    assert first(report) == (0, "5", "forward", "output")
+    named = {row.case: row.note for row in report.rows if row.quantity.startswith("attribute")}
+    assert named == {"1": "0.2, the reference's 0.1", "5": "1.01e-05, the reference's 1e-05"}
+
+
+class Kept(nn.Module):
+    """A dropout that says what it keeps."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.dropout(input, 1 - self.p, self.training)
+
+
+class Named(nn.LayerNorm):
+    """A subclass, whose options mean the same."""
+
+
+def test_options_of_other_classes_are_not_compared() -> None:
+    other = small_net()
+    other[3] = Kept(0.7)
+    other[2].inplace = False
+    compare(other).raise_if_failed()
+    other[5] = Named(8, eps=1e-5 * (1 + 1e-14))
+    assert first(compare(other)) == (0, "5", "attribute", "eps")
+
+
 # The command line.
 
 FILE = """
@@ -563,9 +612,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("reference", "reference", "--mode", "free") == 0
     assert "first difference: none" in capsys.readouterr().out
-    assert run("candidate", "reference", "--json", "found.json", "--steps", "1") == 1
-    assert "first difference: step 0, layer 1, output, local" in capsys.readouterr().out
-    assert json.loads((folder / "found.json").read_text())["first_difference"]["layer"] == "1"
+    assert run("candidate", "reference", "--json", "new/found.json", "--steps", "1") == 1
+    said = capsys.readouterr().out
+    assert "first difference: step 0, layer 1, output, local" in said
+    assert "JSON: new/found.json" in said
+    assert json.loads((folder / "new/found.json").read_text())["first_difference"]["layer"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -576,6 +627,7 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("reference", "reference", "--match", "0"), "batches", "--match must be OURS=THEIRS"),
         (("reference", "reference", "--match", "7=0"), "batches", "candidate has no '7'"),
         (("reference", "reference", "--device", "banana"), "batches", "banana"),
+        (("reference", "reference", "--html", "."), "batches", "--html .: Is a directory"),
     ],
 )
 def test_wrong_usage(

@@ -26,6 +26,7 @@ from verification.mutants.bugs import RIGHT, Bug, bugs, parts_of
 from verification.mutants.by_default import default_checks
 from verification.mutants.kill_matrix import PLANTED, compute, main, stored, with_margins
 from verification.optimizers.schedules import schedule_rows
+from verification.parts import Part
 from verification.report import Kill, Report, Row
 
 SUBJECT = "InverseSqrtDecay"  # the fastest
@@ -242,7 +243,28 @@ def test_a_bug_that_cannot_be_planted_is_an_error(
     monkeypatch.setattr(kill_matrix, "bugs", lambda: (*other, *stands))
     with pytest.raises(RuntimeError, match="its text stands 0 times"):
         compute([SUBJECT, "relu"])
-    assert [path.name.partition("-")[0] for path in cache.iterdir()] == ["relu"]
+    assert [path.name.partition("-")[0] for path in cache.glob("*.json")] == ["relu"]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_an_interrupted_run_keeps_the_bugs_that_are_done(
+    fresh: bool, runs: list[str], cache: Path
+) -> None:
+    def stop(part: Part) -> None:
+        if len(runs) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compute([SUBJECT], advance=stop)
+    assert list(cache.glob("*.json")) == []
+    before, advanced = [*runs], list[str]()
+    runs.clear()
+    matrix = compute([SUBJECT], fresh=fresh, advance=lambda part: advanced.append(part.name))
+    last = f"quick: {kill_matrix.bugs()[3].bug}"
+    assert runs == ([*before, last] if fresh else [before[2], last])
+    assert len(advanced) == 4
+    assert repr(matrix) == repr(compute([SUBJECT], fresh=True))
+    assert [path.suffix for path in cache.iterdir()] == [".json"]  # of bugs nothing is left
 
 
 def test_margins_name_the_nearest_bug(runs: list[str]) -> None:

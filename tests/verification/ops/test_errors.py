@@ -133,3 +133,74 @@ def test_calls_that_bring_an_accelerator_down_are_made_on_the_cpu_alone() -> Non
     dangerous = {odd.name for odd in CALLS["cross_entropy"] if not odd.anywhere}
     assert {"target beyond the classes", "target of -1"} <= dangerous
     assert {row.case for row in verify("cross_entropy", None, device="meta")} & dangerous == set()
+
+
+def takes_more(op: Callable[..., Any]) -> Callable[..., Any]:
+    """Take integers and truth values for the numbers that they are."""
+
+    def candidate(input: Tensor, *args: Any, **options: Any) -> Tensor:
+        return op(input if input.is_floating_point() else input.float(), *args, **options)
+
+    return candidate
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        ("softmax", {"integers"}),
+        ("batch_norm", {"integers"}),
+        ("leaky_relu", {"integers", "truth values"}),
+        ("cross_entropy", {"integer scores"}),
+        ("dropout", {"integers"}),
+    ],
+)
+def test_a_candidate_may_take_more_than_the_builtin(name: str, calls: set[str]) -> None:
+    odd = takes_more(getattr(F, name))
+    rows = [row for row in verify(name, odd) if row.case in calls | {"integers as result"}]
+    looser = {row.case for row in rows if row.note.startswith("looser: returns float32")}
+    assert looser == calls
+    assert {row.case for row in rows if row.verdict == "as good"} >= calls
+
+
+def test_targets_of_other_integers_are_taken_for_classes() -> None:
+    def candidate(input: Tensor, target: Tensor, *args: Any, **options: Any) -> Tensor:
+        target = target if target.is_floating_point() else target.long()
+        return F.cross_entropy(input, target, *args, **options)
+
+    rows = verify("cross_entropy", candidate)
+    Report(rows).raise_if_failed()
+    looser = {row.case for row in rows if row.note.startswith("looser")}
+    assert looser == {"int32 targets", "boolean targets"}
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.5, float("nan")])
+def test_garbage_where_the_builtin_refuses_fails(factor: float) -> None:
+    def candidate(input: Tensor, dim: Any, **options: Any) -> Tensor:
+        if input.is_floating_point() or options:
+            return F.softmax(input, dim, **options)
+        return F.softmax(input.float(), dim) * factor
+
+    assert failures("softmax", candidate) == {"integers": "another function"}
+
+
+def test_refusing_what_the_builtin_takes_is_called_stricter() -> None:
+    def candidate(input: Tensor, *args: Any, **options: Any) -> Tensor:
+        if not input.numel():
+            raise ValueError("nothing")
+        return F.softmax(input, *args, **options)
+
+    rows = Report(verify("softmax", candidate)).failures
+    assert {row.case for row in rows} == {"no rows", "no classes"}
+    assert all(row.note.startswith("stricter: raises ValueError") for row in rows)
+
+
+def test_calls_may_be_asked_for_by_name() -> None:
+    seen: list[Any] = []
+
+    def candidate(input: Tensor, *args: Any, **options: Any) -> Tensor:
+        seen.append(input)
+        return F.softmax(input, *args, **options)
+
+    rows = verify("softmax", candidate, asked=lambda name: name == "no rows")
+    assert [row.case for row in rows] == ["no rows"]
+    assert [list(x.shape) for x in seen] == [[0, 3]]

@@ -116,6 +116,7 @@ def test_the_data_hold_every_row_and_no_nan():
         ("forward over reverse", "derivatives"), ("Taylor slope", "derivatives"),
         ("running_var", "state"), ("buffer mean", "state"), ("max_exp_avg_sq", "state"),
         ("exp_avg of weight", "state"),
+        ("global state", "state"), ("attribute eps", "options"),
         ("random state moves", "randomness"), ("p = 1: values", "randomness"),
         ("neighbouring channels", "randomness"), ("bytes kept", "memory"), ("error", "errors"),
         ("pairs missing", "options"), ("support", "transforms"), ("loss, 20 steps", "training"),
