@@ -74,6 +74,8 @@ _log = logging.getLogger("refnet")
 _lock = threading.RLock()
 _kernels: list[Kernel] = []
 _written: dict[FunctionType, CodeType] = {}  # kernels and inlined functions, as they were written
+_own: dict[FunctionType, tuple[str, ...]] = {}  # inlined functions' own `fastmath`
+_jitted: dict[tuple[Any, ...], Any] = {}  # inlined functions, for all kernels that call them
 _failure = ""
 _said: set[str] = set()
 
@@ -138,9 +140,18 @@ class Kernel:
         options: dict[str, Any] = {"fastmath": set(self._fastmath), "error_model": "numpy"}
         *arguments, result = (_numba_type(kind, dtype) for kind in _annotations(self.function))
         signature = result(*arguments)
-        source = _linked(self.function, lambda f: numba.njit(**options)(f))
+
+        def jit(copy: FunctionType, original: FunctionType) -> Any:
+            fastmath = _own.get(original, self._fastmath)
+            key = original, fastmath, self._fastmath
+            if key not in _jitted:
+                own = {**options, "fastmath": set(fastmath)}
+                _jitted[key] = numba.njit(**own, forceinline=True)(copy)
+            return _jitted[key]
+
+        source = _linked(self.function, jit)
         functions = (self.function, *_called(self.function))
-        text = repr((self._fastmath, *map(_source, functions)))
+        text = repr((self._fastmath, *((_source(f), _own.get(f)) for f in functions)))
         source.__qualname__ += "_" + hashlib.sha256(text.encode()).hexdigest()[:12]
         trouble = None
         if all(
@@ -172,18 +183,35 @@ def compiled(fastmath: Iterable[str] = ELEMENTS) -> Callable[[Callable[..., Any]
     return lambda function: Kernel(typing.cast(FunctionType, function), fastmath)
 
 
-def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+@typing.overload
+def inlined(fastmath: Callable[..., Any]) -> Callable[..., Any]: ...
+@typing.overload
+def inlined(fastmath: Iterable[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+def inlined(fastmath: Any) -> Any:
     """Mark a function that kernels may call; itself it stays a Python function.
+
+    Args:
+        fastmath: what the compiler may change in it, if not the same as in the kernel.
 
     Example:
         >>> @inlined
         ... def square(x): return x * x
         >>> square(3)
         9
+        >>> @inlined(ELEMENTS)
+        ... def shifted(x): return (x + 1e16) - 1e16
+        >>> shifted(3.0)
+        4.0
     """
-    plain = typing.cast(FunctionType, function)
-    _written[plain] = plain.__code__
-    return function
+    if isinstance(fastmath, FunctionType):
+        _written[fastmath] = fastmath.__code__
+        return fastmath
+
+    def mark(function: FunctionType) -> FunctionType:
+        _own[function] = tuple(fastmath)
+        return typing.cast(FunctionType, inlined(function))
+
+    return mark
 
 
 def unavailable() -> str:
@@ -203,6 +231,7 @@ def forget() -> None:
     """
     for kernel in _kernels:
         kernel._calls.clear()
+    _jitted.clear()
 
 
 def _fail(reason: str) -> None:
@@ -267,13 +296,15 @@ def _source(function: FunctionType) -> Any:
     return code.co_code, code.co_consts, code.co_names, code.co_varnames
 
 
-def _linked(function: FunctionType, jit: Callable[[FunctionType], Any]) -> FunctionType:
+def _linked(
+    function: FunctionType, jit: Callable[[FunctionType, FunctionType], Any]
+) -> FunctionType:
     """Return a copy of a function that calls compiled functions where it called inlined ones."""
     scope = dict(function.__globals__)
     for name in function.__code__.co_names:
         callee = scope.get(name)
         if isinstance(callee, FunctionType) and callee in _written:
-            scope[name] = jit(_linked(callee, jit))
+            scope[name] = jit(_linked(callee, jit), callee)
     copy = FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
     copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
     return copy

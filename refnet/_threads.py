@@ -16,7 +16,9 @@ from itertools import pairwise
 
 import torch
 
-__all__ = ["share"]
+__all__ = ["share", "share_blocks"]
+
+SHARE = 2**16  # numbers that are worth a thread of their own, at least
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -47,6 +49,26 @@ def share(work: Callable[[int, int], object], bounds: Sequence[int]) -> None:
         for future in futures:
             if not future.cancel():
                 future.result()
+
+
+def share_blocks(work: Callable[[int, int], object], blocks: int, numbers: int) -> None:
+    """Call `work(first, last)` for ranges of `blocks` equal pieces: four for each thread, or one.
+
+    Args:
+        work: works on the pieces from first to last − 1.
+        blocks: how many there are; a result that is kept by piece doesn't depend on the threads.
+        numbers: in all pieces; few are not worth a second thread.
+
+    Example:
+        >>> share_blocks(lambda first, last: print(first, last), 7, 100)
+        0 7
+    """
+    threads = torch.get_num_threads()
+    ranges = min(4 * threads, numbers // SHARE, blocks) if threads > 1 else 1
+    if ranges < 2:
+        work(0, blocks)
+    else:
+        share(work, [blocks * k // ranges for k in range(ranges + 1)])
 
 
 def _submit(work: Callable[[], None], times: int) -> list[Future[None]]:

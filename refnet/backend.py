@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 AUTO, REFERENCE, CPU, CUDA = BACKENDS = ("auto", "reference", "cpu", "cuda")
+_PLAIN = (Tensor, torch.nn.Parameter)
 _default = os.environ.get("REFNET_BACKEND") or AUTO  # read once
 
 
@@ -231,18 +232,35 @@ def is_plain(*tensors: Tensor) -> bool:
         >>> is_plain(torch.zeros(3)), is_plain(torch.zeros(3, device="meta"))
         (True, False)
     """
-    return (
-        not is_transformed()
-        and not forward_mode()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and all(
-            type(t) in (Tensor, torch.nn.Parameter)
-            and t.layout is torch.strided
-            and t.device.type != "meta"
-            and torch._C._has_storage(t)  # not so in a batched backward
-            for t in tensors
-        )
-    )
+    if (
+        torch.compiler.is_compiling()
+        or in_functorch()
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+    ):
+        return False
+    return not tensors or is_dense(*tensors)
+
+
+def is_dense(*tensors: Tensor) -> bool:
+    """Return whether tensors are torch's own, strided, and have memory that can be read.
+
+    What a transform or a subclass shows to an op has none of its own.
+
+    Example:
+        >>> import torch
+        >>> is_dense(torch.zeros(3)), is_dense(torch.zeros(3, device="meta"))
+        (True, False)
+    """
+    for t in tensors:
+        if (
+            type(t) not in _PLAIN
+            or t.layout is not torch.strided
+            or t.is_meta
+            or not torch._C._has_storage(t)  # in a batched backward
+        ):
+            return False
+    return True
 
 
 def may_be_overwritten(tensor: Tensor) -> bool:
@@ -314,7 +332,8 @@ def autocast(op: str, *tensors: Tensor | None) -> tuple[Any, ...]:
     if not isinstance(first, Tensor):
         return tensors
     device = first.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    available = device == "cpu" or torch.amp.is_autocast_available(device)
+    if not available or not torch.is_autocast_enabled(device):
         return tensors
     if op == "linear":
         dtype = torch.get_autocast_dtype(device)

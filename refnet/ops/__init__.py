@@ -52,6 +52,8 @@ def require_number(name: str, argument: str, value: object) -> float:
         >>> require_number("dropout", "p", torch.tensor(0.5))
         0.5
     """
+    if type(value) is float:
+        return value
     if isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad:
         return float(value)
     if not isinstance(value, Real):

@@ -214,7 +214,7 @@ def test_a_file_that_is_being_written_is_left_alone(
     assert panda._settled(tmp_path) == []
     path.write_text("lr: 0.01")
     assert panda._settled(tmp_path) == []  # it has changed
-    later = panda._seen[path][1] + 0.2
+    later = panda._seen[path][1] + 0.25
     monkeypatch.setattr("lightning_modules.panda.callback.time.monotonic", lambda: later)
     assert panda._settled(tmp_path) == [(path, "lr: 0.01")]
 

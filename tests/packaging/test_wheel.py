@@ -46,7 +46,11 @@ def test_wheel_carries_the_licence_and_the_entry_point(wheel: zipfile.ZipFile) -
         "[pytorch_lightning.callbacks_factory]",
         "refnet = lightning_modules.sync_batchnorm:callbacks",
         "[refnet.verification]",
+        "data = lightning_modules.checks.data:suite",
+        "diagnosis = lightning_modules.checks.diagnosis:diagnosis",
+        "early_stopping = lightning_modules.checks.tuning:early_stopping",
         "lockstep = lightning_modules.lockstep:suite",
+        "tuning = lightning_modules.checks.tuning:tuning",
     ]
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from refnet import _compile, _threads
-from refnet._compile import SUMS, Bytes, Doubles, Ints, Pointers, Reals, compiled, inlined
+from refnet._compile import ELEMENTS, SUMS, Bytes, Doubles, Ints, Pointers, Reals, compiled, inlined
 
 STEP = """
 import torch, warnings
@@ -59,6 +59,19 @@ def masked_sum(x: Doubles, mask: Bytes, order: Ints, n: int) -> float:
     return total
 
 
+@inlined(ELEMENTS)
+def rounded(x: float) -> float:
+    return (x + 1e16) - 1e16
+
+
+@compiled(SUMS)
+def sum_of_rounded(x: Doubles, n: int) -> float:
+    total = 0.0
+    for i in range(n):
+        total += rounded(x[i])
+    return total
+
+
 @compiled()
 def find(rows: Pointers, n: int, value: float) -> int:
     for k in range(n):
@@ -87,6 +100,13 @@ def test_pointers_and_results() -> None:
     call = find.get(torch.float64)
     assert call is not None
     assert [call(rows.ctypes.data, 3, v) for v in (4.0, 1.0, 3.0)] == [2, 0, -1]
+
+
+def test_an_inlined_function_can_keep_its_order_in_a_sum() -> None:
+    x = torch.full((20,), 3.0, dtype=torch.float64)
+    call = sum_of_rounded.get(torch.float32)
+    assert call is not None
+    assert call(x.data_ptr(), 20) == sum_of_rounded.function(x.numpy(), 20) == 80
 
 
 @pytest.mark.parametrize("value", [nan, inf, -inf, 1e-41])

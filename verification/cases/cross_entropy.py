@@ -124,6 +124,7 @@ SPECIAL = [
     _case(12, 5, scale=3e29, name="scores to 1e30", reduction="sum"),
     _case(12, 5, scale=3e5, target="probabilities", name="scores to 1e6"),
     _case(12, 5, scale=30.0, name="scores to 90", reduction="none"),
+    _case(3, 4, 5, scale=3e3, name="scores to 1e4"),
     _case(12, 5, scale=1e-6, name="scores near 1e-6"),
     _case(12, 5, forbidden=True, name="scores of -inf"),
     _case(12, 5, forbidden=True, name="scores of -inf", weight="weight", reduction="sum"),

@@ -77,6 +77,7 @@ CASES: tuple[Case, ...] = (
     _case("equal scores", 6, 5, dim=1, change=_level),
     _case("scores to 1e4", 32, 10, dim=1, scale=3e3),
     _case("scores to 1e30", 32, 10, dim=1, scale=3e29),  # nobody has to cut them off
+    _case("scores to 1e4, dim=0", 10, 32, dim=0, scale=3e3),
     _case("offset 1e4", 32, 10, dim=1, offset=1e4),
     _case("scores near 1e-6", 32, 10, dim=1, scale=1e-6),
     _case("scores to 90", 32, 10, dim=1, scale=30.0),

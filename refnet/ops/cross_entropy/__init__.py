@@ -11,7 +11,7 @@ from torch.nn import _reduction
 
 from refnet import backend
 from refnet.ops import require_float, require_index, require_number, require_tensor
-from refnet.ops.cross_entropy import reference
+from refnet.ops.cross_entropy import cpu, reference
 from refnet.ops.cross_entropy.reference import Options
 
 __all__ = ["cross_entropy"]
@@ -51,6 +51,30 @@ class CrossEntropy(Function):
             dweight.to(weight.dtype) if needs_weight and dweight is not None else None,
             None,
         )
+
+
+class CompiledCrossEntropy(Function):
+    """The shell around the loops; keeps N numbers besides its arguments.
+
+    They are constants in the graph, so higher derivatives are the reference's, of the arguments.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, options: Options
+    ) -> Tensor:
+        loss, sums = cpu.forward(logits, target, weight, options)
+        ctx.options = options
+        ctx.save_for_backward(logits, target, weight, sums)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, target, weight, sums = ctx.saved_tensors
+        if torch.is_grad_enabled() or not backend.is_plain(grad) or grad.is_neg():
+            dlogits = reference.backward(grad, logits, target, weight, ctx.options)
+            return dlogits.to(logits.dtype), None, None, None
+        return cpu.backward(grad, logits, target, weight, sums, ctx.options), None, None, None
 
 
 def cross_entropy(
@@ -105,9 +129,10 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
-    for name, tensor in (("input", input), ("target", target), ("weight", weight)):
-        if tensor is not None or name != "weight":
-            require_tensor("cross_entropy", tensor, name)
+    require_tensor("cross_entropy", input)
+    require_tensor("cross_entropy", target, "target")
+    if weight is not None:
+        require_tensor("cross_entropy", weight, "weight")
     options = Options(
         require_index("cross_entropy", "ignore_index", ignore_index),
         require_number("cross_entropy", "label_smoothing", label_smoothing),
@@ -117,6 +142,12 @@ def cross_entropy(
     _check(input, target, weight, options)
     if input.dim() == 1 and target.dim() == 1 and target.shape != input.shape:
         target = target.squeeze(0)  # torch takes (1) for () where there is no batch
+    if backend.choose("cross_entropy", input, target, weight, cpu=cpu.unsupported) == "cpu":
+        if input.requires_grad and torch.is_grad_enabled():
+            return CompiledCrossEntropy.apply(input, target, weight, options)  # type: ignore[no-any-return, no-untyped-call]
+        return cpu.forward(input, target, weight, options)[0]
+    if target.shape != input.shape:
+        _check_labels(input, target, options)
     if backend.composes():
         return reference.forward(input, target, weight, options)
     return CrossEntropy.apply(input, target, weight, options)  # type: ignore[no-any-return, no-untyped-call]
@@ -150,8 +181,6 @@ def _check(input: Tensor, target: Tensor, weight: Tensor | None, options: Option
             f"weight tensor should be defined either for all {classes} classes or no classes "
             f"but got weight tensor of shape: {list(weight.shape)}"
         )
-    if target.shape != input.shape:
-        _check_labels(target, classes, options)
 
 
 def _check_indices(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
@@ -179,9 +208,9 @@ def _check_indices(input: Tensor, target: Tensor, weight: Tensor | None) -> None
         raise RuntimeError("cross_entropy: weight must not require a gradient for class indices")
 
 
-def _check_labels(target: Tensor, classes: int, options: Options) -> None:
+def _check_labels(input: Tensor, target: Tensor, options: Options) -> None:
     if backend.has_readable_values(target):
-        labels = target.long()
+        classes, labels = input.shape[reference.class_dim(input)], target.long()
         outside = ((labels < 0) | (labels >= classes)) & (labels != options.ignore_index)
         if outside.any():
             value = labels[outside][0].item()

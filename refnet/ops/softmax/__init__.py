@@ -11,7 +11,7 @@ from torch.autograd import Function
 
 from refnet import backend
 from refnet.ops import require_float, require_index, require_tensor
-from refnet.ops.softmax import reference
+from refnet.ops.softmax import cpu, reference
 
 __all__ = ["log_softmax", "softmax"]
 
@@ -58,6 +58,25 @@ class LogSoftmax(Function):
         return reference.log_softmax_backward(dlog_a, log_a, ctx.dim).to(ctx.dtype), None, None
 
 
+class CompiledSoftmax(Function):
+    """The shell around the loops, for softmax and its logarithm; keeps the result."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, dim: int, logarithm: bool) -> Tensor:
+        a = cpu.forward(z, dim, logarithm)
+        ctx.dim, ctx.logarithm = dim, logarithm
+        ctx.save_for_backward(a)
+        return a
+
+    @staticmethod
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None, None]:
+        (a,) = ctx.saved_tensors
+        if torch.is_grad_enabled() or not backend.is_plain(da) or da.is_neg():
+            plain = reference.log_softmax_backward if ctx.logarithm else reference.softmax_backward
+            return plain(da, a, ctx.dim).to(a.dtype), None, None
+        return cpu.backward(da, a, ctx.dim, ctx.logarithm), None, None
+
+
 def softmax(
     input: Tensor,
     dim: int | None = None,
@@ -91,6 +110,8 @@ def softmax(
     Source: lecture, "Softmax layer" and "Understanding softmax".
     """
     dim, dtype = _resolve("softmax", input, dim, _stacklevel, dtype)
+    if backend.choose("softmax", input, dim, dtype, cpu=cpu.unsupported) == "cpu":
+        return _compiled(input, dim, False)
     if backend.composes():
         return reference.softmax(input, dim, dtype)
     return Softmax.apply(input, dim, dtype)  # type: ignore[no-any-return, no-untyped-call]
@@ -127,9 +148,17 @@ def log_softmax(
     Source: lecture, "Softmax layer" and "Loss function softmax".
     """
     dim, dtype = _resolve("log_softmax", input, dim, _stacklevel, dtype)
+    if backend.choose("log_softmax", input, dim, dtype, cpu=cpu.unsupported) == "cpu":
+        return _compiled(input, dim, True)
     if backend.composes():
         return reference.log_softmax(input, dim, dtype)
     return LogSoftmax.apply(input, dim, dtype)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _compiled(input: Tensor, dim: int, logarithm: bool) -> Tensor:
+    if input.requires_grad and torch.is_grad_enabled():
+        return CompiledSoftmax.apply(input, dim, logarithm)  # type: ignore[no-any-return, no-untyped-call]
+    return cpu.forward(input, dim, logarithm)
 
 
 def _resolve(

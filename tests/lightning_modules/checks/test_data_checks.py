@@ -44,8 +44,8 @@ BUGS = [
         ("mini-batches one too large", "            batch_size=size,", "            batch_size=size + 1,"),
         ("dev set varied too", "if shuffle and self.augment:", "if self.augment:"),
         ("training set not varied", "if shuffle and self.augment:", "if False:"),
-        ("variation unseeded", "manual_seed(seed + 1)", "manual_seed(torch.seed() % 2**32)"),
-        ("variation draws from the order", "self._variation = torch.Generator().manual_seed(seed + 1)", "self._variation = self._order"),
+        ("variation unseeded", "manual_seed(sampling_seed + 1)", "manual_seed(torch.seed() % 2**32)"),
+        ("variation draws from the order", "self._variation = torch.Generator().manual_seed(sampling_seed + 1)", "self._variation = self._order"),
         ("classes of other rows", "torch.tensor(y[chosen]))", "torch.tensor(y[chosen[::-1].copy()]))"),
         ("standardized by the test set's rows", "inputs = standardized(x, rows, per)", 'inputs = standardized(x, {**rows, "train": rows["test"]}, per)\n        rows["train"] = rows["test"]'),
     )
