@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 
 import refnet.nn
 from verification.report import ANOTHER, Row
-from verification.training.lockstep import Floats, Recording, compare, perturb
+from verification.training.lockstep import Floats, Recording, builtin_masks, compare, perturb
 
 SUBJECT = "training run"
 SIZE = 16  # of a batch; the last one is smaller
@@ -128,4 +128,4 @@ def _run(layers: ModuleType, loop: Loop, perturbed: bool = False) -> Recording:
         ).double()
         if perturbed:
             perturb(net)
-        return loop(net, x, y, dev_x, dev_y)
+        return loop(builtin_masks(net), x, y, dev_x, dev_y)
