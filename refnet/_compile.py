@@ -91,6 +91,7 @@ class Kernel:
         self.function = self.__wrapped__ = function
         self._fastmath = tuple(fastmath)
         self._calls: dict[torch.dtype, Callable[..., Any]] = {}
+        self._made: dict[tuple[torch.dtype, str], Any] = {}  # by dtype and digest of the source
         _written[function] = function.__code__
         _kernels.append(self)
 
@@ -143,25 +144,34 @@ class Kernel:
 
         def jit(copy: FunctionType, original: FunctionType) -> Any:
             fastmath = _own.get(original, self._fastmath)
-            key = original, fastmath, self._fastmath
+            key = self._digest(original), fastmath
             if key not in _jitted:
                 own = {**options, "fastmath": set(fastmath)}
                 _jitted[key] = numba.njit(**own, forceinline=True)(copy)
             return _jitted[key]
 
+        digest, trouble = self._digest(self.function), None
+        made = self._made.get((dtype, digest))
+        if made is not None:
+            return made, None
         source = _linked(self.function, jit)
+        source.__qualname__ += f"_{digest}"
         functions = (self.function, *_called(self.function))
-        text = repr((self._fastmath, *((_source(f), _own.get(f)) for f in functions)))
-        source.__qualname__ += "_" + hashlib.sha256(text.encode()).hexdigest()[:12]
-        trouble = None
         if all(
             f.__code__ is _written[f] and Path(f.__code__.co_filename).exists() for f in functions
         ):
             try:
-                return numba.cfunc(signature, cache=True, **options)(source), None
+                made = numba.cfunc(signature, cache=True, **options)(source)
             except Exception as error:  # no place, no space, a broken file
                 trouble = error
-        return numba.cfunc(signature, **options)(source), trouble
+        self._made[dtype, digest] = made = made or numba.cfunc(signature, **options)(source)
+        return made, trouble
+
+    def _digest(self, function: FunctionType) -> str:
+        """A hash of all the source that goes into a function under this kernel's flags."""
+        functions = (function, *_called(function))
+        text = repr((self._fastmath, *((_source(f), _own.get(f)) for f in functions)))
+        return hashlib.sha256(f"{function.__module__} {text}".encode()).hexdigest()[:12]
 
 
 def compiled(fastmath: Iterable[str] = ELEMENTS) -> Callable[[Callable[..., Any]], Kernel]:
@@ -225,13 +235,12 @@ def unavailable() -> str:
 
 
 def forget() -> None:
-    """Compile again what is used from here on: somebody has changed the code of a function.
+    """Look at the source again before the next call: somebody has changed the code of a function.
 
-    What differs from the source is not kept on disk.
+    What differs from what was written is compiled, and not kept on disk.
     """
     for kernel in _kernels:
         kernel._calls.clear()
-    _jitted.clear()
 
 
 def _fail(reason: str) -> None:
@@ -292,8 +301,9 @@ def _called(function: FunctionType) -> Iterator[FunctionType]:
 
 def _source(function: FunctionType) -> Any:
     """Return what decides about the compiled code: instructions, constants and names."""
-    code = function.__code__
-    return code.co_code, code.co_consts, code.co_names, code.co_varnames
+    code, scope = function.__code__, function.__globals__
+    numbers = [scope[n] for n in code.co_names if isinstance(scope.get(n), int | float)]
+    return code.co_code, code.co_consts, code.co_names, code.co_varnames, numbers
 
 
 def _linked(

@@ -128,9 +128,14 @@ def _functions(module: ModuleType) -> dict[str, FunctionType]:
 
 def _set_code(module: ModuleType, codes: dict[str, CodeType], compiled: bool) -> None:
     for name, function in _functions(module).items():
-        function.__code__ = codes[name]
+        if _instructions(function.__code__) != _instructions(codes[name]):
+            function.__code__ = codes[name]  # what is the same need not be compiled again
     if compiled:
         forget()
+
+
+def _instructions(code: CodeType) -> tuple[Any, ...]:
+    return code.co_code, code.co_consts, code.co_names, code.co_varnames, code.co_freevars
 
 
 def mutants() -> list[Mutant]:
