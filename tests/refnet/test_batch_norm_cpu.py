@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from verification.memory import bytes_kept
 
 from refnet import _compile, backend, use_backend
 from refnet.functional import batch_norm
 from refnet.ops.batch_norm import cpu
+from verification.ops.memory import bytes_kept
 
 # What torch says of its own forward mode and of its own compiler.
 pytestmark = [

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from verification.memory import bytes_kept
 
 from refnet import _compile, backend, use_backend
 from refnet.functional import dropout, dropout2d
 from refnet.ops.dropout import cpu
+from verification.ops.memory import bytes_kept
 
 # What torch says of its own forward mode and of its own compiler.
 pytestmark = [

@@ -99,7 +99,10 @@ def _backward(
 
 
 class BatchNormLoops(Function):
-    """The shell around `cpu.forward` and `cpu.backward`; keeps μ beside its arguments."""
+    """The shell around `cpu.forward` and `cpu.backward`; keeps μ beside its arguments.
+
+    The running statistics come as a pair: a tensor among a Function's arguments costs time.
+    """
 
     @staticmethod
     def forward(
@@ -107,32 +110,32 @@ class BatchNormLoops(Function):
         z: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
+        running: tuple[Tensor | None, Tensor | None],
         training: bool,
         momentum: float | Tensor,
         eps: float,
     ) -> Tensor:
-        y, means = cpu.forward(z, weight, bias, running_mean, running_var, training, momentum, eps)
+        y, means = cpu.forward(z, weight, bias, *running, training, momentum, eps)
         ctx.training, ctx.eps, ctx.bias_dtype = training, eps, z.dtype
         if training:
-            ctx.save_for_backward(z, weight, None, None, means)
+            ctx.save_for_backward(z, weight, means)
         else:
-            ctx.save_for_backward(z, weight, running_mean, running_var, None)
+            ctx.save_for_backward(z, weight, *running)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        z, weight, running_mean, running_var, means = ctx.saved_tensors
+        z, weight, *kept = ctx.saved_tensors
+        running_mean, running_var = (None, None) if ctx.training else kept
         if torch.is_grad_enabled() or not backend.is_plain(dy):
-            return _backward(ctx, dy, z, weight, running_mean, running_var)
+            return _backward(ctx, dy, z, weight, running_mean, running_var)[:7]
         backend.ran("batch_norm backward", backend.CPU)
         needs_z, needs_weight, needs_bias, *_rest = ctx.needs_input_grad
-        means = wide(running_mean) if means is None else means
+        means = kept[0] if ctx.training else wide(running_mean)  # type: ignore[arg-type]
         dz, dweight, dbias = cpu.backward(
             dy, z, weight, means, running_var, ctx.eps, needs_z, needs_weight or needs_bias
         )  # fmt: skip
-        return dz, dweight if needs_weight else None, dbias if needs_bias else None, *[None] * 5
+        return dz, dweight if needs_weight else None, dbias if needs_bias else None, *[None] * 4
 
 
 def gradients(
@@ -208,7 +211,8 @@ def batch_norm(
     if backend.choose("batch_norm", *args, cpu=_unsupported) == backend.CPU:
         if not torch.is_grad_enabled():
             return cpu.forward(*args)[0]
-        return BatchNormLoops.apply(*args)  # type: ignore[no-any-return, no-untyped-call]
+        running = running_mean, running_var
+        return BatchNormLoops.apply(input, weight, bias, running, training, momentum, eps)  # type: ignore[no-any-return, no-untyped-call]
     check(input, running_mean, running_var, weight, bias, training, eps)
     if backend.composes():
         return _normalize(*args, move=move_running)

@@ -25,6 +25,7 @@ __all__ = ["backward", "forward", "unsupported"]
 
 BLOCK = 2**13  # values of a channel, channels first
 CHUNK = 2**15  # values of all channels, channels last
+ROWS = 4  # that are summed at once
 SHARE = 2**17  # values that are worth a thread of their own, at least
 ALL, FIRST, SECOND, THIRD = range(4)  # stages, where channels are last
 _PLAIN = {Tensor, torch.nn.Parameter}
@@ -32,27 +33,54 @@ _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 @inlined
+def _sum(z: Any, start: int, stop: int, step: int, rows: int) -> float:
+    """Σ z of a few rows at once, which the compiler unrolls: short rows have no loops to speak of.
+
+    From `start` to `stop` in the first row; the next one is `step` further.
+    """
+    total = 0.0
+    for j in range(start, stop):
+        for i in range(rows):
+            total += z[j + i * step]
+    return total
+
+
+@inlined
+def _sum_squares(z: Any, mean: float, start: int, stop: int, step: int, rows: int) -> float:
+    """Σ (z − μ)², likewise."""
+    total = 0.0
+    for j in range(start, stop):
+        for i in range(rows):
+            total += (z[j + i * step] - mean) ** 2
+    return total
+
+
+@inlined
 def _moments(z: Any, n: int, channels: int, length: int, c: int) -> Any:
     """μ and σ² of a channel; a block is a part of a row, or several rows if they are short."""
-    per_block = max(1, BLOCK // length)
+    per_block, step = max(1, BLOCK // length), channels * length
+    if per_block > ROWS:
+        per_block -= per_block % ROWS
     total, squares, m = 0.0, 0.0, 0
     for row in range(0, n, per_block):
         rows = min(per_block, n - row)
+        several = row + rows - rows % ROWS
         for start in range(0, length, BLOCK):
             stop = min(start + BLOCK, length)
+            first, last = c * length + start, c * length + stop
             part = 0.0
-            for i in range(row, row + rows):
-                at = (i * channels + c) * length
-                for j in range(at + start, at + stop):
-                    part += z[j]
+            for i in range(row, several, ROWS):
+                part += _sum(z, i * step + first, i * step + last, step, ROWS)
+            for i in range(several, row + rows):
+                part += _sum(z, i * step + first, i * step + last, step, 1)
             size = rows * (stop - start)
             mean = part / size
             if m > 0:
                 squares += (mean - total / m) ** 2 * (m * (size / (m + size)))
-            for i in range(row, row + rows):
-                at = (i * channels + c) * length
-                for j in range(at + start, at + stop):
-                    squares += (z[j] - mean) ** 2
+            for i in range(row, several, ROWS):
+                squares += _sum_squares(z, mean, i * step + first, i * step + last, step, ROWS)
+            for i in range(several, row + rows):
+                squares += _sum_squares(z, mean, i * step + first, i * step + last, step, 1)
             total += part
             m += size
     return total / m, squares / m
@@ -91,6 +119,20 @@ def forward_first(
                 y[j] = (z[j] - center) * scale + shift
 
 
+@inlined
+def _sum_products(dy: Any, z: Any, mean: float, at: int, length: int, step: int, rows: int) -> Any:
+    """Σ dy, Σ dy (z − μ) and Σ (z − μ)², likewise."""
+    sum_dy, sum_dy_z, squares = 0.0, 0.0, 0.0
+    for j in range(at, at + length):
+        for i in range(rows):
+            d = float(dy[j + i * step])
+            centered = z[j + i * step] - mean
+            sum_dy += d
+            sum_dy_z += d * centered
+            squares += centered * centered
+    return sum_dy, sum_dy_z, squares
+
+
 @compiled(SUMS)
 def backward_first(
     dy: Reals, z: Reals, dz: Reals, weight: Reals, dweight: Reals, dbias: Reals,
@@ -103,13 +145,15 @@ def backward_first(
         mean = means[c]
         sum_dy, sum_dy_z, squares = 0.0, 0.0, 0.0
         if training or wants_sums:
-            for i in range(n):
-                at = (i * channels + c) * length
-                for j in range(at, at + length):
-                    centered = z[j] - mean
-                    sum_dy += dy[j]
-                    sum_dy_z += dy[j] * centered
-                    squares += centered * centered
+            step, several = channels * length, n - n % ROWS
+            for i in range(0, several, ROWS):
+                part = _sum_products(dy, z, mean, i * step + c * length, length, step, ROWS)
+                sum_dy, sum_dy_z = sum_dy + part[0], sum_dy_z + part[1]
+                squares += part[2]
+            for i in range(several, n):
+                part = _sum_products(dy, z, mean, i * step + c * length, length, step, 1)
+                sum_dy, sum_dy_z = sum_dy + part[0], sum_dy_z + part[1]
+                squares += part[2]
         inv_std = 1 / sqrt((squares / m if training else float(running_var[c])) + eps)
         if wants_sums:
             dweight[c] = sum_dy_z * inv_std
@@ -150,6 +194,17 @@ def _add_squares(z: Any, table: Any, means: int, to: int, channels: int, row: in
         table[to + c] = total
 
 
+@inlined
+def _join(table: Any, channels: int, k: int, m: int, size: int) -> None:
+    """Add chunk k, its μ and Σ (z − μ)², to Σ z and Σ (z − μ)² of the m rows before it."""
+    both = m * (size / (m + size))
+    mean, var = 2 * k * channels, (2 * k + 1) * channels
+    for c in range(channels):
+        gap = table[mean + c] - table[c] / m
+        table[c] += table[mean + c] * size
+        table[channels + c] += table[var + c] + gap * gap * both
+
+
 @compiled(SUMS)
 def forward_last(
     z: Reals, y: Reals, weight: Reals, bias: Reals, running_mean: Reals, running_var: Reals,
@@ -168,33 +223,28 @@ def forward_last(
         for k in range(first, last):
             sums, squares = 2 * k * channels, (2 * k + 1) * channels
             start, stop = k * chunk, min((k + 1) * chunk, rows)
-            fours = stop - (stop - start) % 4
+            several = stop - (stop - start) % ROWS
             for c in range(2 * channels):
                 table[sums + c] = 0.0
-            for row in range(start, fours, 4):
-                _add(z, table, sums, channels, row, 4)
-            for row in range(fours, stop):
+            for row in range(start, several, ROWS):
+                _add(z, table, sums, channels, row, ROWS)
+            for row in range(several, stop):
                 _add(z, table, sums, channels, row, 1)
             for c in range(channels):
                 table[sums + c] /= stop - start
-            for row in range(start, fours, 4):
-                _add_squares(z, table, sums, squares, channels, row, 4)
-            for row in range(fours, stop):
+            for row in range(start, several, ROWS):
+                _add_squares(z, table, sums, squares, channels, row, ROWS)
+            for row in range(several, stop):
                 _add_squares(z, table, sums, squares, channels, row, 1)
     if stage in (ALL, SECOND):
+        if training:
+            for c in range(channels):
+                table[c] *= min(chunk, rows)
+            for k in range(1, -(-rows // chunk)):
+                _join(table, channels, k, k * chunk, min(chunk, rows - k * chunk))
         for c in range(channels):
             if training:
-                mean, var, m = table[c], table[channels + c], min(chunk, rows)
-                total = mean * m
-                for k in range(1, -(-rows // chunk)):
-                    size = min(chunk, rows - k * chunk)
-                    other = table[2 * k * channels + c]
-                    var += (other - mean) ** 2 * (m * (size / (m + size)))
-                    var += table[(2 * k + 1) * channels + c]
-                    total += other * size
-                    m += size
-                    mean = total / m
-                var /= rows
+                mean, var = table[c] / rows, table[channels + c] / rows
                 if moves:
                     _move(running_mean, running_var, c, mean, var, rows, momentum)
             else:
@@ -245,21 +295,23 @@ def backward_last(
         for k in range(first, last):
             to = 3 * k * channels
             start, stop = k * chunk, min((k + 1) * chunk, rows)
-            fours = stop - (stop - start) % 4
+            several = stop - (stop - start) % ROWS
             for c in range(3 * channels):
                 table[to + c] = 0.0
-            for row in range(start, fours, 4):
-                _add_products(dy, z, means, table, to, channels, row, 4)
-            for row in range(fours, stop):
+            for row in range(start, several, ROWS):
+                _add_products(dy, z, means, table, to, channels, row, ROWS)
+            for row in range(several, stop):
                 _add_products(dy, z, means, table, to, channels, row, 1)
     if stage in (ALL, SECOND):
+        if training or wants_sums:
+            for k in range(1, -(-rows // chunk)):
+                for c in range(3 * channels):
+                    table[c] += table[3 * k * channels + c]
         for c in range(channels):
             sum_dy, sum_dy_z, squares = 0.0, 0.0, 0.0
             if training or wants_sums:
-                for k in range(-(-rows // chunk)):
-                    sum_dy += table[3 * k * channels + c]
-                    sum_dy_z += table[(3 * k + 1) * channels + c]
-                    squares += table[(3 * k + 2) * channels + c]
+                sum_dy, sum_dy_z = table[c], table[channels + c]
+                squares = table[2 * channels + c]
             inv_std = 1 / sqrt((squares / rows if training else float(running_var[c])) + eps)
             if wants_sums:
                 dweight[c] = sum_dy_z * inv_std
