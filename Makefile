@@ -83,7 +83,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(if $(HAS_PIP),,$(CHECK_PYTHON))
 	@rm -f $@
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	@echo "Installing the pinned dependencies into $(VENV): about two minutes, and a download."
+	@echo "Installing the pinned dependencies into $(VENV): two to four minutes, and a download."
 	@{ $(PIP) install -e '.[dev]' && touch $@; } 2>&1 | tee $(VENV)/install.log | \
 		while read -r _; do printf .; done; echo; \
 		test -e $@ || { tail -n 15 $(VENV)/install.log >&2; exit 1; }

@@ -149,6 +149,7 @@ TABLES = (
             _case("N=2", 2, 5),
             _case("N=3", 3, 5, momentum=0.7),
             _case("N=4096", 4096, 3),
+            _case("N=3000, 24 channels", 3000, 24),
             _case("(N, C, L)", 6, 4, 5),
             _case("(N, C, H, W)", 4, 3, 6, 5),
             _case("(N, C, D, H, W)", 2, 3, 3, 2, 4),

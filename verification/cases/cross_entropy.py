@@ -126,6 +126,7 @@ SPECIAL = [
     _case(12, 5, scale=30.0, name="scores to 90", reduction="none"),
     _case(3, 4, 5, scale=3e3, name="scores to 1e4"),
     _case(12, 5, scale=1e-6, name="scores near 1e-6"),
+    _case(12, 5, layout="sliced", name="in slices", reduction="none"),
     _case(12, 5, forbidden=True, name="scores of -inf"),
     _case(12, 5, forbidden=True, name="scores of -inf", weight="weight", reduction="sum"),
     _case(3, 4, 5, weight="weight", label_smoothing=0.1, reduction="sum"),

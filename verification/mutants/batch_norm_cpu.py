@@ -60,6 +60,8 @@ ROWS = [
          "dweight[c] = sum_dy_z\n                dbias[c] = sum_dy\n            wide"),
         ("training backward in evaluation, channels last", "            if training:\n                for c in range(channels):\n                    slope",
          "            if True:\n                for c in range(channels):\n                    slope"),
+        ("chunks are put together as if of one mean", "table[var + c] + gap * gap * both", "table[var + c]"),
+        ("the last chunk's products are left out", "            for k in range(1, -(-rows // chunk)):\n                for c in range(3", "            for k in range(1, -(-rows // chunk) - 1):\n                for c in range(3"),
         # what calls them
         ("channels-last images are taken for others", "        return z, rows * length, channels, 1\n", "        return z, rows, channels, length\n"),
         ("a channel is left out", "numbers: tuple[Any, ...],\n) -> None:\n    if n * channels", "numbers: tuple[Any, ...],\n) -> None:\n    channels -= 1\n    if n * channels"),

@@ -64,6 +64,7 @@ ROWS = [
         # what calls them
         ("loops: the scores' memory as it lies", _CPU, "    z = logits.contiguous()\n", "    z = logits\n"),
         ("loops: the labels' memory as it lies", _CPU, "target.long().contiguous()", "target.long()"),
+        ("loops: the cotangent's memory as it lies", _CPU, "g, dz = grad.contiguous(), ", "g, dz = grad, "),
         ("loops: labels of a wrong row pass", _CPU, "    if max(wrong) >= 0:\n", "    if False:\n"),
     )
 ]  # fmt: skip
