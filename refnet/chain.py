@@ -48,7 +48,7 @@ def gradients(
             linear{l}.weight (n, n before), norm{l}.weight γ and norm{l}.bias β (n) for l from 1,
             logits.weight (C, n) and logits.bias (C).
         x: the mini-batch, (m, …), m ≥ 2.
-        y: classes, (m), from 0 to C − 1.
+        y: classes, (m), from 0 to C − 1, of any integer dtype.
         activations: g of each layer, from "sigmoid", "tanh", "relu" and "leaky_relu".
         eps: ε of batch norm.
 
@@ -74,6 +74,7 @@ def gradients(
     """
     m, depth = len(x), len(activations)
     _check(parameters, x, y, activations)
+    y = y.long()  # uint8 would index as a mask
 
     # Forward. Kept for the way back: what each layer took in, and what batch norm made of it.
     A = x.flatten(1)  # (m, n)
@@ -194,9 +195,12 @@ def _check(
     if len(x) < 2:
         raise ValueError(f"x: batch norm needs 2 examples or more, got {len(x)}")
     classes = len(parameters["logits.bias"])
-    fits = y.shape == (len(x),) and not y.is_floating_point()
-    if not fits or y.min() < 0 or y.max() >= classes:
+    integers = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    fits = y.shape == (len(x),) and integers
+    lowest, highest = y.long().aminmax() if fits else (0, 0)
+    if not fits or lowest < 0 or highest >= classes:
+        values = f", from {lowest} to {highest}" if fits else ""
         raise ValueError(
             f"y must hold a class from 0 to {classes - 1} for each of {len(x)} examples, "
-            f"got {y.dtype} of shape {tuple(y.shape)}, from {y.min()} to {y.max()}"
+            f"got {y.dtype} of shape {tuple(y.shape)}{values}"
         )

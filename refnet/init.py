@@ -228,6 +228,7 @@ def for_activation(activation: str) -> str:
     return _BY_ACTIVATION[activation]
 
 
+_TRANSPOSED = nn.modules.conv._ConvTransposeNd
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
@@ -235,6 +236,11 @@ def initialize(
     module: nn.Module, rule: str, *, zero_bias: bool = True, generator: Generator | None = None
 ) -> nn.Module:
     """Fill the weights of all linear and convolutional layers by one rule, their biases with 0.
+
+    A transposed convolution's weight, (channels in, channels out per group, *kernel), is filled by
+    what its units take in, as if it were a convolution's: n_in is channels in per group × places of
+    the kernel. (A stride of s lets a unit meet one place in s along each dimension, which n_in
+    leaves out.)
 
     Args:
         module: a layer or a net, of torch or of refnet.
@@ -246,7 +252,8 @@ def initialize(
         The module.
 
     Raises:
-        ValueError: an unknown rule, or a layer without a shape yet (a lazy one).
+        ValueError: an unknown rule, a layer without a shape yet (a lazy one), or one that computes
+            its weight or bias from other parameters (weight norm, pruning, any parametrization).
 
     Example:
         >>> net = nn.Sequential(nn.Linear(400, 300), nn.Tanh(), nn.Linear(300, 10))
@@ -256,19 +263,37 @@ def initialize(
         (1.0, True)
 
     Source: lecture, "Weight Initialization in a Deep Network".
+
+    Differs from torch: its rules, as ours alone, see a tensor without its layer, and take n_out for
+    n_in in a transposed convolution.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {sorted(RULES)}, got {rule!r}")
     layers = [(n, m) for n, m in module.named_modules() if isinstance(m, _LAYERS)]
     for name, layer in layers:  # before anything is filled
+        for part in ("weight", "bias") if zero_bias else ("weight",):
+            if part not in layer._parameters:  # where one that is None stands, too
+                raise ValueError(
+                    f"module: {part} of {name!r} is computed from other parameters; initialize the "
+                    "layer before that is set up (weight norm, pruning, another parametrization)"
+                )
         if is_lazy(layer.weight):
             raise ValueError(f"module: {name!r} has no shape yet; run a batch through it first")
     for _, layer in layers:
-        RULES[rule](layer.weight, generator=generator)
+        for weight in _as_seen_by_units(layer):
+            RULES[rule](weight, generator=generator)
         if zero_bias and layer.bias is not None:
             with torch.no_grad():
                 layer.bias.zero_()
     return module
+
+
+def _as_seen_by_units(layer: nn.Module) -> list[Tensor]:
+    """Return views of the weight whose first dimensions are (out, in)."""
+    weight: Tensor = layer.weight.detach()  # type: ignore[operator]
+    if not isinstance(layer, _TRANSPOSED):
+        return [weight]
+    return [group.transpose(0, 1) for group in weight.chunk(layer.groups)]
 
 
 # torch's gains, of the standard deviation

@@ -18,12 +18,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from refnet import backend
+from refnet import backend, optim
 from refnet.optim import decay_groups
 
 __all__ = ["elastic_net_penalty", "l1_penalty", "l2_penalty", "proximal_l1", "soft_threshold"]
 
 Weights = Tensor | nn.Module | Iterable[Tensor]
+
+_OURS = (optim.SGD, optim.Momentum, optim.RMSprop, optim.Adam)  # AdamW is an Adam, in torch too
+_TORCHS = (  # to recognize, not to use
+    torch.optim.SGD,  # noqa: TID251
+    torch.optim.RMSprop,  # noqa: TID251
+    torch.optim.Adam,  # noqa: TID251
+    torch.optim.Adagrad,  # noqa: TID251
+    torch.optim.Adamax,  # noqa: TID251
+)
 
 
 def l2_penalty(weights: Weights, strength: float, m: int) -> Tensor:
@@ -41,7 +50,7 @@ def l2_penalty(weights: Weights, strength: float, m: int) -> Tensor:
 
     Raises:
         TypeError: a weight isn't real and floating.
-        ValueError: a negative or infinite strength, or m below 1.
+        ValueError: a negative or infinite strength, m below 1 or infinite.
 
     Example:
         >>> w = torch.tensor([3.0, -4.0], requires_grad=True)
@@ -52,6 +61,7 @@ def l2_penalty(weights: Weights, strength: float, m: int) -> Tensor:
 
     Source: lecture, "Regularization for logistic regression", "Regularization for Neural network".
     """
+    _require_strength(strength=strength)
     return elastic_net_penalty(weights, 0.0, strength, m)
 
 
@@ -72,6 +82,7 @@ def l1_penalty(weights: Weights, strength: float, m: int) -> Tensor:
     Source: lecture, "Regularization for logistic regression"; the slide has λ/(2m) for L1 too, so
     that its gradient is λ/(2m) sign(W).
     """
+    _require_strength(strength=strength)
     return elastic_net_penalty(weights, strength, 0.0, m)
 
 
@@ -90,11 +101,9 @@ def elastic_net_penalty(weights: Weights, l1: float, l2: float, m: int) -> Tenso
 
     Source: lecture, "Regularization for logistic regression".
     """
-    for name, value in (("l1", l1), ("l2", l2)):
-        if not 0 <= value < math.inf:  # NaN, too
-            raise ValueError(f"{name} must be finite and at least 0, got {value}")
-    if m < 1:
-        raise ValueError(f"m must be at least 1, got {m}")
+    _require_strength(l1=l1, l2=l2)
+    if not 1 <= m < math.inf:
+        raise ValueError(f"m must be finite and at least 1, got {m}")
     penalty = None
     for w in _tensors(weights):
         if not w.is_floating_point():
@@ -103,6 +112,12 @@ def elastic_net_penalty(weights: Weights, l1: float, l2: float, m: int) -> Tenso
         term = (_penalty if composed else _Penalty.apply)(w, l1 / (2 * m), l2 / (2 * m))
         penalty = term if penalty is None else penalty + term.to(penalty.device)
     return torch.zeros(()) if penalty is None else penalty
+
+
+def _require_strength(**strengths: float) -> None:
+    for name, value in strengths.items():
+        if not 0 <= value < math.inf:  # NaN, too
+            raise ValueError(f"{name} must be finite and at least 0, got {value}")
 
 
 def _tensors(weights: Weights) -> Iterable[Tensor]:
@@ -179,21 +194,24 @@ def proximal_l1(optimizer: torch.optim.Optimizer, l1: float = 0.0) -> RemovableH
     With SGD, a = α, this is proximal gradient descent, whose fixed point is the minimum of J with
     the L1 term (of the lasso, on least squares); with `weight_decay` = λ₂/m beside it, of the
     elastic net. So that the others have that fixed point too, a is the length of their step per
-    gradient: α/(√Ŝ + ε) for Adam, element by element, α/(√S + ε) for RMSprop, and with torch's
-    momentum, which adds up gradients, 1/(1 − β) as much.
+    gradient: α/(√Ŝ + ε) for Adam, element by element, α/(√S + ε) for RMSprop, α/(√ΣdW² + ε) for
+    Adagrad, with α after its decay, α/max|dW| for Adamax, and with torch's momentum, which adds up
+    gradients, 1/(1 − β) as much.
 
     A group's own `l1` goes before, and is part of the optimizer's state dict: give 0 to a group of
     biases. Parameters without a gradient, and steps that GradScaler skips, are left alone.
 
     Args:
-        optimizer: any of refnet's or torch's with a learning rate.
+        optimizer: any of refnet's; SGD, RMSprop, Adam, AdamW, Adagrad or Adamax of torch; or a
+            subclass of one, which keeps its update rule.
         l1: λ/(2m) ≥ 0 of the groups that have none of their own.
 
     Returns:
         A handle whose `remove()` ends it.
 
     Raises:
-        ValueError: a negative or infinite l1.
+        ValueError: another optimizer, whose step per gradient isn't known here; a negative or
+            infinite l1.
 
     Example:
         >>> from refnet.optim import SGD
@@ -208,9 +226,13 @@ def proximal_l1(optimizer: torch.optim.Optimizer, l1: float = 0.0) -> RemovableH
     Source: lecture, "Regularization for logistic regression": "after regularization, w will be
     sparse (i.e. having many zero elements)".
     """
+    if not isinstance(optimizer, _OURS + _TORCHS):
+        raise ValueError(
+            "optimizer must be one of refnet's, or torch's SGD, RMSprop, Adam, AdamW, Adagrad or "
+            f"Adamax, got {type(optimizer).__name__}"
+        )
     for value in (l1, *(group.get("l1", 0.0) for group in optimizer.param_groups)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"l1 must be finite and at least 0, got {value}")
+        _require_strength(l1=value)
     for group in optimizer.param_groups:
         group.setdefault("l1", l1)
 
@@ -239,6 +261,11 @@ def _step_length(group: dict[str, Any], state: dict[str, Any]) -> Any:
         correction = 1 - group["betas"][1] ** state["step"]
         s = state.get("max_exp_avg_sq", state["exp_avg_sq"]) / correction
         return length / (s.sqrt() + group["eps"])
+    if "exp_inf" in state:  # Adamax, with ε within the maximum
+        return length / state["exp_inf"]
+    if "sum" in state:  # Adagrad
+        decay = 1 + (state["step"] - 1) * group["lr_decay"]
+        return length / decay / (state["sum"].sqrt() + group["eps"])
     if "square_avg" in state:  # RMSprop
         s = state["square_avg"]
         if group["centered"]:

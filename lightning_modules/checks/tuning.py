@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +22,10 @@ import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 
+from lightning_modules.tuning.objective import Settings
 from lightning_modules.tuning.search import CoarseToFine, shrunk
 from lightning_modules.tuning.space import find_space, load_space, suggest
+from lightning_modules.tuning.workers import Shared, finished
 from refnet.averages import ExponentialAverage
 from verification.report import ANOTHER, AS_GOOD, Row
 
@@ -46,7 +50,7 @@ def tuning(*, quick: bool = False, device: str = "cpu") -> Iterator[list[Row]]:
         >>> rows[0].case, all(row.passed for row in rows)
         ('learning rate, log scale', True)
     """
-    yield from _run("tuning", _draws, _windows, _boxes, _shared)
+    yield from _run("tuning", _draws, _windows, _boxes, _shared, _caviar)
 
 
 def early_stopping(*, quick: bool = False, device: str = "cpu") -> Iterator[list[Row]]:
@@ -166,6 +170,59 @@ def _shared() -> Iterator[tuple[Any, ...]]:
     off = sum(a != b for a, b in zip(alone, together, strict=True))
     yield "two workers on one study", "trials", off, "those of one, bitwise"
     yield "two workers on one study", "drawn twice", len(together) - len(set(together)), "none"
+
+
+TRIALS = 12
+# Both have drawn before either has finished; what is finished is said.
+WORKER = """
+import sys, time
+from pathlib import Path
+from lightning_modules.tuning.workers import Shared, work
+
+folder, worker, trials = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+
+def objective(trial):
+    x = trial.suggest_float("x", 0, 1)
+    (folder / f"{worker} has drawn").touch()
+    end = time.monotonic() + 60
+    while len(list(folder.glob("* has drawn"))) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    print(trial.number, x, flush=True)
+    return x
+
+work(Shared(f"sqlite:///{folder / 'study.db'}", "s", trials), objective, worker)
+"""
+
+
+def _caviar() -> Iterator[tuple[Any, ...]]:
+    """Two processes on one study: all that they finish is kept, and nothing is drawn twice."""
+    space = {"x": {"key": "x", "low": 0.0, "high": 1.0}}
+    made = Settings({}, space, 1, "dev_loss", 0, "random", "none", rounds=1, size=TRIALS, best=2)
+    with tempfile.TemporaryDirectory() as folder:
+        shared = Shared(f"sqlite:///{Path(folder) / 'study.db'}", "s", TRIALS)
+        shared.open(made)
+        command = [sys.executable, "-c", WORKER, folder]
+        workers = [
+            subprocess.Popen([*command, str(i), str(TRIALS)], stdout=subprocess.PIPE, text=True)
+            for i in (0, 1)
+        ]
+        try:
+            said = [worker.communicate(timeout=90)[0].splitlines() for worker in workers]
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+        trials = finished(shared.open())
+    case = "two processes on one study"
+    kept = {f"{trial.number} {trial.value}" for trial in trials}
+    lost = sum(line not in kept for lines in said for line in lines)
+    yield case, "finished trials lost", lost, "none"
+    yield case, "trials missing", max(0, TRIALS - len(trials)), "as many as are wanted"
+    values = [trial.params["x"] for trial in trials]
+    yield case, "drawn twice", len(values) - len(set(values)), "none"
+    note = " and ".join(str(len(lines)) for lines in said)
+    yield case, "workers without a trial", sum(not lines for lines in said), "none", 0.0, note
+    yield case, "workers that failed", sum(worker.returncode != 0 for worker in workers), "none"
 
 
 PATIENCE = 2

@@ -35,7 +35,8 @@ class GradientFlow(Callback):
     A layer's gradients vanish, or explode, where their norm is too small, or too large, beside that
     of the last layer in the same step. That norm depends neither on how well the net does by now
     nor on the size of the mini-batch, and goes through a layer of any width unchanged if the layer
-    neither stretches nor shrinks. There is one warning of each kind for a layer.
+    neither stretches nor shrinks. There is one warning of each kind for a layer. Where the last
+    layer's own norm is 0 there is nothing to compare with: that is said, once.
 
     Numbers are those of the first mini-batch of a step (of several that are accumulated) and of the
     first process; in mixed precision, without the factor of the loss.
@@ -65,7 +66,7 @@ class GradientFlow(Callback):
             )
         self.every_n_steps, self.vanishing, self.exploding = every_n_steps, vanishing, exploding
         self.history: list[dict[str, Any]] = []  # of each step: layers, parameters
-        self.warned: list[str] = []  # "vanishing <layer>", "exploding <layer>"
+        self.warned: list[str] = []  # "vanishing <layer>", "exploding <layer>", "zero <layer>"
         self._watch: Watch | None = None
         self._row: dict[str, Any] = {}
         self._scale = 1.0  # of the loss, in mixed precision
@@ -125,8 +126,14 @@ class GradientFlow(Callback):
         if not norms:
             return
         last, unit = list(norms.items())[-1]
+        if unit == 0 and f"zero {last}" not in self.warned:  # nothing can be compared with it
+            self.warned.append(f"zero {last}")
+            log.warning(
+                f"gradients are 0 in the last layer, {last}: those of the others can't be judged "
+                f"beside it, step {self._row['step']}"
+            )
         for name, norm in norms.items():
-            ratio = norm / unit if unit else math.nan
+            ratio = norm / unit if unit else math.nan  # neither vanishing nor exploding
             if not math.isfinite(norm):
                 kind = "" if self._skips else "exploding"
                 said = f"their norm is {norm}"

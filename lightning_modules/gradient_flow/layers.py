@@ -18,9 +18,9 @@ class Watch:
     """Hooks on the layers of a module, from now until `remove`.
 
     A layer is a module without modules in it, or with parameters of its own. Layers that are not
-    called are not there; what one gives that is no tensor of real numbers, or a single number (a
-    loss), is left out. A layer that is called several times has the statistics of all its calls.
-    The values stay as they are.
+    called are not there; neither are losses (of classes named …Loss), whatever their reduction, nor
+    what a layer gives that is no tensor of real numbers, or a single number. A layer that is called
+    several times has the statistics of all its calls. The values stay as they are.
 
     Args:
         module: whose layers; it is not a layer itself.
@@ -97,6 +97,8 @@ class Watch:
 
 
 def _is_layer(module: nn.Module) -> bool:
+    if any(kind.__name__.endswith("Loss") for kind in type(module).__mro__):
+        return False
     leaf = next(module.children(), None) is None
     return leaf or next(module.parameters(recurse=False), None) is not None
 

@@ -15,6 +15,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import warnings
 from collections import Counter
@@ -207,9 +208,21 @@ def _again(study: Study, trial: FrozenTrial) -> None:
     )
 
 
+def _end_with_parent() -> None:
+    """Take the parent's end, killed ones' too, for the SIGTERM that it can't send any more."""
+    if parent := multiprocessing.parent_process():
+
+        def wait() -> None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+
 def _process(shared: Shared, folder: Path, worker: int) -> None:
     """Be a worker process: SIGINT is for the parent, which sends SIGTERM to its workers."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _end_with_parent()
     settings = settings_of(shared.open())
     with contextlib.suppress(KeyboardInterrupt):
         work(shared, Training(settings, folder), worker)

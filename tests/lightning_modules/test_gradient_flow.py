@@ -254,6 +254,40 @@ def test_a_layer_is_warned_of_once(
     assert len(said(caplog)) == len(flow.warned) == len(set(flow.warned))
 
 
+class Zero(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0 * x
+
+
+def test_a_last_layer_without_gradients_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="lightning_modules"):
+        flow = fit(tmp_path, nn.Sequential(nn.Linear(4, 3), Zero()), GradientFlow(1))
+    assert flow.warned == ["zero net.1"]
+    (message,) = said(caplog)
+    assert "gradients are 0 in the last layer, net.1" in message
+    assert "nan" not in message
+
+
+class OwnLoss(nn.MSELoss):
+    """With a reduction of its own: one number for each example."""
+
+
+class Criterion(OwnLoss):
+    """A loss by its parents."""
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(reduction="none"), Criterion(reduction="none")])
+def test_losses_are_no_layers(loss: nn.Module) -> None:
+    net = nn.ModuleDict({"layer": nn.Linear(4, 3), "loss": loss})
+    watch = Watch(net)
+    x = torch.ones(2, 4)
+    net["loss"](net["layer"](x), torch.zeros(2, 3)).sum().backward()
+    watch.remove()
+    assert list(watch.statistics()) == ["layer"]
+
+
 def test_thresholds_are_arguments(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     net = deep(nn.Sigmoid, 0.5)
     fit(tmp_path, net, GradientFlow(every_n_steps=1, vanishing=0, exploding=1e9))

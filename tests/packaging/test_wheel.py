@@ -50,6 +50,7 @@ def test_wheel_carries_the_licence_and_the_entry_point(wheel: zipfile.ZipFile) -
         "diagnosis = lightning_modules.checks.diagnosis:diagnosis",
         "early_stopping = lightning_modules.checks.tuning:early_stopping",
         "lockstep = lightning_modules.lockstep:suite",
+        "panda = lightning_modules.checks.panda:panda",
         "tuning = lightning_modules.checks.tuning:tuning",
     ]
 

@@ -48,6 +48,17 @@ def test_equals_autograd_through_the_layers(depth: int, m: int) -> None:
             assert gap <= 1e-12, name
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.uint16])
+def test_classes_of_every_integer_type(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    parameters = dict(chain.net([5, 4, 3], ["relu"]).double().named_parameters())
+    x, y = batch(8, 5, 3)
+    want_cost, want = chain.gradients(parameters, x, y, ["relu"])
+    cost, found = chain.gradients(parameters, x, y.to(dtype), ["relu"])
+    assert cost == want_cost
+    assert all(torch.equal(found[name], want[name]) for name in want)
+
+
 def test_is_the_gradient_of_the_digits_net() -> None:
     torch.manual_seed(0)
     net = MLP(hidden=[32, 16], activation="tanh", dropout=0.0).double()
@@ -143,6 +154,9 @@ def test_a_bias_before_batch_norm_would_have_no_gradient() -> None:
         ),
         ({"y": torch.tensor([0, 1, 2, 3])}, "y must hold .*, from 0 to 3"),
         ({"y": torch.zeros(4)}, "y must hold .* got torch.float32"),
+        ({"y": torch.zeros(4, dtype=torch.bool)}, "y must hold .* got torch.bool"),
+        ({"y": torch.zeros(4, dtype=torch.complex64)}, "y must hold .* got torch.complex64"),
+        ({"y": torch.zeros(0).long()}, r"y must hold .* got torch.int64 of shape \(0,\)"),
     ],
 )
 def test_errors_name_argument_and_value(change: dict[str, Any], message: str) -> None:

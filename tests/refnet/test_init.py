@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import refnet
 from refnet import init
@@ -112,6 +114,41 @@ def test_a_whole_net() -> None:
     assert all(p.requires_grad and p.is_leaf for p in net.parameters())
 
 
+CONVOLUTIONS = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("dims", CONVOLUTIONS)
+@pytest.mark.parametrize(
+    ("rule", "variance"),
+    [
+        ("lecun", lambda n_in, n_out: 1 / n_in),
+        ("kaiming", lambda n_in, n_out: 2 / n_in),
+        ("xavier", lambda n_in, n_out: 2 / (n_in + n_out)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["normal", "uniform"])
+def test_a_transposed_convolution_takes_in_the_channels_in(
+    rule: str, variance: Any, kind: str, dims: int, groups: int
+) -> None:
+    layer = CONVOLUTIONS[dims](32, 256, 3, groups=groups).double()
+    init.initialize(layer, f"{rule}_{kind}", generator=seeded())
+    w, places = layer.weight.detach(), 3**dims
+    expected = variance(32 // groups * places, 256 // groups * places)
+    for part in w.chunk(groups):
+        assert abs(float(part.square().mean()) / expected - 1) < 6 * (2 / part.numel()) ** 0.5
+    assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_transposed_convolution_keeps_the_size_of_activations(groups: int) -> None:
+    layer = nn.ConvTranspose2d(32, 256, 3, groups=groups, bias=False)
+    init.initialize(layer, "lecun_normal", generator=seeded())
+    x = torch.randn(4, 32, 12, 12, generator=seeded(1))
+    inner = layer(x)[:, :, 2:-2, 2:-2]  # where the whole kernel takes something in
+    assert 0.9 < float(inner.detach().square().mean()) < 1.1
+
+
 def test_biases_can_stay() -> None:
     layer = nn.Linear(3, 4)
     before = layer.bias.detach().clone()
@@ -136,12 +173,45 @@ def test_every_activation_has_a_rule(activation: str) -> None:
         (lambda: init.for_activation("gelu"), "got 'gelu'"),
         (lambda: init.initialize(nn.Linear(2, 2), "he"), "rule must be one of .* got 'he'"),
         (lambda: init.initialize(nn.LazyLinear(2), "lecun_normal"), "no shape yet"),
+        (lambda: init.initialize(weight_norm(nn.Linear(2, 2)), "lecun_normal"), "weight of ''"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules")
 def test_mistakes_are_named(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+COMPUTED: dict[str, Any] = {
+    "weight_norm": weight_norm,
+    "spectral_norm": spectral_norm,
+    "weight_norm by a hook": nn.utils.weight_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 1),
+    "bias": lambda layer: parametrize.register_parametrization(layer, "bias", Doubled()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_layer_that_computes_its_weights_is_refused(name: str) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), COMPUTED[name](nn.Linear(4, 3)))
+    before = {key: t.clone() for key, t in net.state_dict().items()}
+    part = "bias" if name == "bias" else "weight"
+    with pytest.raises(ValueError, match=f"^module: {part} of '1' is computed"):
+        init.initialize(net, "kaiming_normal")
+    assert all(torch.equal(t, before[key]) for key, t in net.state_dict().items())
+
+
+def test_a_computed_bias_may_stay() -> None:
+    layer = COMPUTED["bias"](nn.Linear(4, 3))
+    before = layer.bias.detach().clone()
+    init.initialize(layer, "kaiming_normal", zero_bias=False)
+    assert torch.equal(layer.bias, before)
 
 
 @pytest.mark.parametrize("name", ["kaiming_normal_", "kaiming_uniform_", "lecun_normal_"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -199,6 +199,9 @@ OPTIMIZERS: list[tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = 
     (optim.Adam, {"lr": 0.01, "amsgrad": True}),
     (torch.optim.Adam, {"lr": 0.01}),
     (optim.AdamW, {"lr": 0.01, "weight_decay": 0.0}),
+    (torch.optim.Adagrad, {"lr": 1.0}),
+    (torch.optim.Adagrad, {"lr": 1.0, "lr_decay": 0.003}),
+    (torch.optim.Adamax, {"lr": 0.01}),
 ]
 
 
@@ -215,6 +218,24 @@ def test_every_optimizer_ends_at_lasso(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert torch.equal(found == 0, expected == 0)
     assert int((found == 0).sum()) >= 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ASGD", "Adadelta", "Adafactor", "LBFGS", "Muon", "NAdam", "RAdam", "Rprop", "SparseAdam"],
+)
+def test_optimizers_whose_step_is_unknown_are_refused(name: str) -> None:
+    optimizer = getattr(torch.optim, name)([nn.Parameter(torch.ones(2, 2))])
+    with pytest.raises(ValueError, match=f"^optimizer must be .* got {name}$"):
+        proximal_l1(optimizer, 0.1)
+    assert "l1" not in optimizer.param_groups[0]
+
+
+def test_subclasses_of_those_known_are_accepted() -> None:
+    class Mine(optim.SGD):
+        pass
+
+    proximal_l1(Mine([torch.ones(2)], lr=0.1), 0.1)
 
 
 @pytest.mark.parametrize("make", [optim.Adam, torch.optim.Adam])
@@ -284,9 +305,13 @@ def test_soft_threshold_is_the_minimum() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: l2_penalty(torch.ones(2), -1.0, M), ValueError, "l2 must .* got -1.0"),
-        (lambda: l1_penalty(torch.ones(2), float("nan"), M), ValueError, "l1 must .* got nan"),
-        (lambda: l2_penalty(torch.ones(2), 1.0, 0), ValueError, "m must be at least 1, got 0"),
+        (lambda: l2_penalty(torch.ones(2), -1.0, M), ValueError, "^strength must .* got -1.0"),
+        (lambda: l1_penalty(torch.ones(2), float("nan"), M), ValueError, "^strength .* got nan"),
+        (lambda: elastic_net_penalty([], float("inf"), 1.0, M), ValueError, "^l1 must .* got inf"),
+        (lambda: elastic_net_penalty([], 1.0, -1.0, M), ValueError, "^l2 must .* got -1.0"),
+        (lambda: l2_penalty(torch.ones(2), 1.0, 0), ValueError, "^m must .* at least 1, got 0"),
+        (lambda: l1_penalty([], 1.0, cast("int", float("nan"))), ValueError, "^m must .* got nan"),
+        (lambda: l2_penalty([], 1.0, cast("int", float("inf"))), ValueError, "^m must .* got inf"),
         (lambda: l2_penalty(torch.ones(2).long(), 1.0, 1), TypeError, "got torch.int64"),
         (lambda: l2_penalty(torch.ones(2) + 1j, 1.0, 1), TypeError, "got torch.complex64"),
         (lambda: soft_threshold(torch.ones(2), -1.0), ValueError, "threshold must .* got -1.0"),

@@ -45,7 +45,7 @@ def test_refnet_passes(name: str) -> None:
 
 
 def test_all_parts_are_there() -> None:
-    registered = ["data", "diagnosis", "early_stopping", "lockstep", "tuning"]
+    registered = ["data", "diagnosis", "early_stopping", "lockstep", "panda", "tuning"]
     assert [part.name for part in parts()] == [*OWN, *registered]
 
 

@@ -59,6 +59,22 @@ def test_planted_bugs_are_caught(bug: Any, monkeypatch: pytest.MonkeyPatch) -> N
         assert any(not row.passed for rows in SUITES[bug[0]]() for row in rows)
 
 
+WORKERS = {
+    "drawn twice": "import lightning_modules.tuning.search as s; s.stream = lambda *key: 0",
+    "trials missing": "import sys; sys.argv[3] = '8'",
+    "workers that failed": "import sys; sys.argv[2] == '1' and sys.exit(3)",
+    "finished trials lost": "import optuna; tell = optuna.Study.tell; optuna.Study.optimize = lambda s, f, **_: f(s.ask()) and tell(s, s.ask(), 1.0)",
+}
+
+
+@pytest.mark.parametrize("quantity", WORKERS)
+def test_a_bug_in_a_worker_is_caught(quantity: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = f"{WORKERS[quantity]}\n{verification_tuning.WORKER}".replace("+ 60", "+ 2")
+    monkeypatch.setattr(verification_tuning, "WORKER", broken)
+    found = {row[1]: row[2] for row in verification_tuning._caviar()}
+    assert found[quantity] > 0
+
+
 def test_code_that_crashes_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(*args: Any) -> Any:
         raise RuntimeError("no")

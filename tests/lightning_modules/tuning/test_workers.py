@@ -83,6 +83,44 @@ def test_a_killed_worker_loses_no_finished_trial_and_its_trial_is_tried_again(
     assert len({t.params["x"] for t in done}) == 5  # nothing was drawn twice
 
 
+PARENT = """
+import multiprocessing, signal, sys, time
+from pathlib import Path
+from lightning_modules.tuning import workers
+
+def work(shared, objective, worker):
+    Path(sys.argv[1]).touch()
+    try:
+        while True:
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        Path(sys.argv[1]).write_text("interrupted")
+        raise
+
+workers.work, workers.settings_of = work, lambda study: None
+
+class Shared:
+    def open(self):
+        return None
+
+if __name__ == "__main__":
+    workers.run_workers(Shared(), Path("."), 1, lambda: None)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script, note = tmp_path / "parent.py", tmp_path / "note"
+    script.write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, script, note], env=environment)
+    try:
+        _until(note.exists)
+    finally:
+        parent.kill()
+        parent.wait()
+    _until(lambda: note.read_text() == "interrupted", seconds=20)
+
+
 BEFORE = Counter({(COMPLETE, 0): 1, (COMPLETE, 1): 1, (RUNNING, 0): 1, (RUNNING, 1): 1})
 
 
