@@ -111,7 +111,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = arguments(args)
     both = options.implementation == "both"
     implementations = ["refnet", "torch"] if both else [options.implementation]
-    runs = {} if options.fresh else load(options.out)
+    runs = load(options.out)
     jobs = []
     for name, implementation, seed in product(options.config, implementations, options.seeds):
         extra = [*options.rest, *(["--data.seed", str(seed)] if options.vary_split else [])]
@@ -124,7 +124,7 @@ def main(args: Sequence[str] | None = None) -> int:
     def keep(runs: Runs) -> None:
         save(options.out, runs, medians=medians(runs))
 
-    wanted = finish(jobs, runs, keep)
+    wanted = finish(jobs, runs, keep, fresh=options.fresh)
     keep(runs)
     show(wanted)
     print(f"written to {options.out}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -183,6 +184,14 @@ class BiasVariance(Callback):
         if not trainer.enable_validation:
             raise ValueError("BiasVariance needs a dev set: give fit a validation dataloader")
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first epoch, see whether the scores of a batch can be read."""
+        if trainer.sanity_checking:
+            loaders: Any = trainer.val_dataloaders
+            if isinstance(loaders, list | tuple):
+                raise ValueError(f"BiasVariance needs one dev set, but got {len(loaders)}")
+            _error(trainer, pl_module, islice(loaders, 1))
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, print and write."""
         if is_trial(trainer):
@@ -203,11 +212,32 @@ def _error(trainer: Trainer, model: LightningModule, batches: Any) -> float:
     training = {module: module.training for module in model.modules()}
     counts = torch.zeros(2, dtype=torch.double, device=model.device)
     model.eval()
-    with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
-        for batch in batches:
-            x, y = trainer.strategy.batch_to_device(batch)
-            counts += torch.tensor([(model(x).argmax(1) != y).sum(), len(y)]).to(counts)
-    for module, mode in training.items():
-        module.training = mode
+    try:
+        with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
+            for batch in batches:
+                x, y = _pair(trainer.strategy.batch_to_device(batch))
+                scores = _classes(model(x), y)
+                counts += torch.tensor([(scores.argmax(1) != y).sum(), len(y)]).to(counts)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
     wrong, total = trainer.strategy.reduce(counts, reduce_op="sum")
     return float(wrong / total)
+
+
+def _pair(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        raise ValueError(f"BiasVariance needs batches (x, y), but got a {type(batch).__name__}")
+    return batch[0], batch[1]
+
+
+def _classes(scores: Any, y: torch.Tensor) -> torch.Tensor:
+    """Return scores if they are one per class, and there is one label for each example."""
+    if not isinstance(scores, torch.Tensor):
+        raise ValueError(f"BiasVariance needs scores (N, classes), got a {type(scores).__name__}")
+    if scores.dim() != 2 or scores.shape[1] < 2 or y.shape != scores.shape[:1]:
+        raise ValueError(
+            "BiasVariance needs scores (N, classes), two classes or more, and labels (N), but got "
+            f"scores {tuple(scores.shape)} and labels {tuple(y.shape)}"
+        )
+    return scores

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock
 
 # A dependency of scikit-learn, which brings it; it has no annotations.
 from joblib import Parallel, delayed  # type: ignore[import-untyped]
@@ -68,7 +69,12 @@ def key_of(*parts: Any) -> str:
 
 
 def finish(
-    jobs: Sequence[Job], runs: Runs, keep: Callable[[Runs], object], workers: int = 1
+    jobs: Sequence[Job],
+    runs: Runs,
+    keep: Callable[[Runs], object],
+    workers: int = 1,
+    *,
+    fresh: bool = False,
 ) -> Runs:
     """Run the jobs that are not among the finished runs, and show how far they are.
 
@@ -77,6 +83,7 @@ def finish(
         runs: finished ones by key; gets the others, each one when it is finished.
         keep: called with runs after each job, to write them.
         workers: jobs at a time; if more than one, in processes of their own, of one thread each.
+        fresh: repeat these jobs, whatever there is of them.
 
     Returns:
         The runs of these jobs, in their order.
@@ -90,6 +97,8 @@ def finish(
         >>> finish([Job("one", "1", lambda: 1 / 0)], runs, keep=lambda runs: None)
         {'1': {'error': 0.0}}
     """
+    for job in jobs if fresh else ():
+        runs.pop(job.key, None)
     todo = list({job.key: job for job in jobs if job.key not in runs}.values())
     running: list[str] = []
     bar = _bar()
@@ -162,14 +171,17 @@ def load(path: Path, option: str = "--out") -> Runs:
         SystemExit: code 2, naming the option: it is a file of something else.
     """
     try:
-        runs: Runs = json.loads(path.read_text())["runs"] if path.is_file() else {}
+        runs: Runs = json.loads(path.read_text())["runs"] if path.exists() else {}
     except (ValueError, KeyError, TypeError, OSError):
         stop(f"{option}: {path} is not a file that this command wrote")
     return runs
 
 
 def save(path: Path, runs: Runs, **more: Any) -> None:
-    """Write runs, more, versions and machine, so that no interruption leaves half a file."""
+    """Write runs, more, versions and machine, so that no interruption leaves half a file.
+
+    Runs that another command has written there meanwhile stay.
+    """
     machine = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -177,8 +189,10 @@ def save(path: Path, runs: Runs, **more: Any) -> None:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
     versions = {name: version(name) for name in PACKAGES}
-    found = {"runs": runs, **more, "versions": versions, "machine": machine}
-    write_whole(path, json.dumps(found, indent=2))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        found = {"runs": {**load(path), **runs}, **more, "versions": versions, "machine": machine}
+        write_whole(path, json.dumps(found, indent=2))
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -138,9 +138,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     options = arguments(args)
     path: Path = options.out / "runs.json"
-    runs = {} if options.fresh else load(path)
+    runs = load(path)
     try:
-        found = finish(jobs_for(options), runs, partial(save, path), options.workers)
+        jobs, keep = jobs_for(options), partial(save, path)
+        found = finish(jobs, runs, keep, options.workers, fresh=options.fresh)
     except UserError as error:
         stop(str(error))
     except KeyboardInterrupt:

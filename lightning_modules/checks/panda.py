@@ -78,8 +78,8 @@ def _rows(found: Steps, right: Steps, log: pd.DataFrame) -> Iterator[Row]:
     logged = [int(step) for step in log["step"].unique()]
     yield _row(case, "steps in the log", len(set(logged) ^ set(ORDERS)), "those of the orders")
     for name in ("weights", "momentum"):
-        pairs = zip(found, right, strict=True)
-        wrong = sum(not torch.equal(a[name], b[name]) for a, b in list(pairs)[:BACK])
+        both = list(zip(found, right, strict=True))[:BACK]
+        wrong = sum(not torch.equal(a[name], b[name]) for a, b in both)
         yield _row(case, f"{name}, steps", wrong, "a loop by hand, bitwise")
     case = f"rollback before step {BACK}"
     for name in ("weights", "momentum"):
@@ -120,7 +120,8 @@ class _Model(LightningModule):
 
 def _loss(net: nn.Module, batch: Any) -> torch.Tensor:
     x, y = batch
-    return (net(x) - y).square().mean()
+    loss: torch.Tensor = (net(x) - y).square().mean()
+    return loss
 
 
 def _batches() -> DataLoader[Any]:
@@ -195,6 +196,6 @@ def _by_hand() -> Steps:
                 net[1].p = DROPOUTS[step]
                 steps.append(_beginning(net, optimizer))
                 optimizer.zero_grad()
-                _loss(net, batch).backward()
+                torch.autograd.backward(_loss(net, batch))
                 optimizer.step()
     return steps

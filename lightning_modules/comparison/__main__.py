@@ -82,10 +82,7 @@ def run(
     size = {key: setting.batch_size for key, setting in settings.items()}
     order = sorted(jobs, key=lambda key: math.inf if size[key] == "all" else size[key])
     todo = [each for key in order for each in jobs[key]]
-    if options.fresh:
-        for each in todo:
-            runs.pop(each.key, None)
-    finish(todo, runs, partial(save, options.runs), options.workers)
+    finish(todo, runs, partial(save, options.runs), options.workers, fresh=options.fresh)
     return {key: [runs[each.key] for each in jobs[key]] for key in settings}
 
 

@@ -38,6 +38,7 @@ from lightning_modules.tuning.search import CoarseToFine, stream
 
 RETRIES = 3  # a trial that kills its worker each time is given up at last
 ALL_FAILED = 3  # so many failures and nothing else: it is not the trials that are wrong
+MERCY = 10  # seconds that a worker has to end by itself when its parent was killed
 GRACE = 6  # signs of life that may be missing before a trial is given to somebody else
 
 
@@ -209,12 +210,18 @@ def _again(study: Study, trial: FrozenTrial) -> None:
 
 
 def _end_with_parent() -> None:
-    """Take the parent's end, killed ones' too, for the SIGTERM that it can't send any more."""
+    """Take the parent's end, killed ones' too, for the SIGTERM that it can't send any more.
+
+    Something may swallow that (an import, a library's handler): a little later there is no mercy,
+    and the trial, which has no heartbeat any more, is retried by whoever goes on.
+    """
     if parent := multiprocessing.parent_process():
 
         def wait() -> None:
             parent.join()
             os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(MERCY)
+            os.kill(os.getpid(), signal.SIGKILL)
 
         threading.Thread(target=wait, daemon=True).start()
 

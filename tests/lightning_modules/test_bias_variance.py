@@ -162,6 +162,35 @@ def test_callback_measures_ours_without_augmentation_or_dropout(tmp_path: Path) 
             assert error == pytest.approx(float((model.eval()(x).argmax(1) != y).double().mean()))
 
 
+ZERO, TWO = torch.zeros, torch.zeros(4, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (ZERO(4, 1), TWO, r"but got scores \(2, 1\) and labels \(2,\)"),  # of one logit
+        (ZERO(4, 2), TWO[:, None], r"but got scores \(2, 2\) and labels \(2, 1\)"),
+        (ZERO(4, 2, 3, 3), TWO, r"but got scores \(2, 2, 3, 3\)"),
+    ],
+)
+def test_scores_that_cannot_be_read_are_refused_before_the_training(
+    x: torch.Tensor, y: torch.Tensor, message: str, tmp_path: Path
+) -> None:
+    model, data = Plain(), DataLoader(TensorDataset(x, y), batch_size=2)
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, BiasVariance()).fit(model, data, data)
+    assert model.global_step == 0
+
+
+def test_two_dev_sets_are_refused_before_the_training(tmp_path: Path) -> None:
+    class Two(Plain):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None: ...
+
+    data = loader([[1.0, 0.0]], [0])
+    with pytest.raises(ValueError, match="one dev set, but got 2"):
+        trainer(tmp_path, BiasVariance()).fit(Two(), data, [data, data])
+
+
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 def test_callback_needs_a_dev_set(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="BiasVariance needs a dev set"):

@@ -48,7 +48,23 @@ def test_finished_jobs_are_kept_and_not_repeated(tmp_path: Path) -> None:
     found = finish([job(3), job(1)], kept, partial(save, path))
     assert list(found) == ["3", "1"]
     assert set(load(path)) == {"1", "2", "3"}
-    assert [f.name for f in tmp_path.iterdir()] == ["runs.json"]
+    assert [f.name for f in tmp_path.iterdir() if f.suffix != ".lock"] == ["runs.json"]
+
+
+def test_two_commands_keep_each_others_jobs(tmp_path: Path) -> None:
+    path = tmp_path / "runs.json"
+    first, second = load(path), load(path)
+    finish([job(1)], first, partial(save, path))
+    finish([job(2)], second, partial(save, path))
+    assert set(load(path)) == {"1", "2"}
+
+
+def test_fresh_repeats_these_jobs_and_no_others(tmp_path: Path) -> None:
+    path, again = tmp_path / "runs.json", Job("job 1", "1", lambda: {"new": True})
+    finish([job(1), job(2)], {}, partial(save, path))
+    finish([again], load(path), partial(save, path), fresh=True)
+    assert load(path)["1"] == {"new": True}
+    assert set(load(path)) == {"1", "2"}
 
 
 def test_a_job_that_two_ask_for_runs_once() -> None:
