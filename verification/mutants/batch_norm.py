@@ -74,6 +74,6 @@ ROWS += [
 # Seen by second derivatives alone.
 ROWS += [
     ("BatchNorm", "statistics are constants in the second derivative", _OP,
-     "mean, var = _statistics(z, running_mean, running_var, ctx.training)\n        inv_std",
-     "mean, var = (s.detach() for s in _statistics(z, running_mean, running_var, ctx.training))\n        inv_std"),
+     "mean, var = _statistics(z, running_mean, running_var, ctx.training)\n    inv_std",
+     "mean, var = (s.detach() for s in _statistics(z, running_mean, running_var, ctx.training))\n    inv_std"),
 ]  # fmt: skip
