@@ -28,7 +28,7 @@ FIELDS = (
 _NUMBERS = ("error", "builtin_error", "bound", "floor")
 # Of verification, what has no part in these verdicts: nothing below is imported for them.
 ELSEWHERE = (
-    "__main__", "candidates", "commands", "false_alarms", "functions", "models", "page", "public",
+    "__main__", "candidates", "commands", "false_alarms", "models", "page", "public",
     "pytest_plugin", "suite", "transforms",
 )  # fmt: skip
 
