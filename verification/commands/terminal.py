@@ -100,4 +100,5 @@ def progress(total: int, *, named: bool = True) -> Iterator[Callable[[Part], Non
 
         start = time.perf_counter()
         yield advance
-    console.print(f"took {time.perf_counter() - start:.1f} s", highlight=False)
+    if total:
+        console.print(f"took {time.perf_counter() - start:.1f} s", highlight=False)

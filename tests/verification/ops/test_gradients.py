@@ -86,7 +86,7 @@ def test_a_constant_in_the_gradient_is_seen_by_the_second_derivatives_alone() ->
     assert not of_tanh("forward over reverse", Constant)
 
 
-STATISTICS = "_statistics(z, running_mean, running_var, ctx.training)\n        inv"
+STATISTICS = "_statistics(z, running_mean, running_var, ctx.training)\n    inv"
 SAVED = "logits, target, weight = ctx.saved_tensors"
 
 
