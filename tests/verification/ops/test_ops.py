@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from verification.cases import DTYPES, OpTable, op_tables
 from verification.ops.rows import nudge, op_rows, round_to, to_numpy
+from verification.ops.small_values import RULE as SMALL
 from verification.report import Report, Row, collect
 
 TABLES = op_tables()
@@ -236,6 +237,9 @@ def test_nothing_is_left_out(name: str) -> None:
         rules = 2 if table.bitwise else 1
         for dtype in ("float32", "float64"):
             judged = [row for row in rows if row.quantity not in ("layout", "other calls")]
+            judged = [
+                row for row in judged if not row.rule.startswith(SMALL)
+            ]  # where there are any
             found = [row.quantity for row in judged if row.dtype == dtype]
             if dtype not in case.dtypes or (case.hard and dtype == "float32"):
                 assert not found
@@ -280,7 +284,7 @@ def test_each_dtype_has_its_question() -> None:
 def test_refnets_own_target_is_asked_on_demand() -> None:
     rows = collect(op_rows(only(TABLES["tanh"], "easy"), dtypes=ALL, seeds=3, own=True)).rows
     rules = {dtype: {row.rule for row in rows if row.dtype == dtype} for dtype in DTYPES}
-    assert rules["float64"] == {"1e-11", "builtin to 1e-12", USUAL}
+    assert rules["float64"] == {"1e-11", "builtin to 1e-12", f"{SMALL}: 1e-11", USUAL}
     for dtype in DTYPES[1:]:
         assert rules[dtype]
         assert rules[dtype] <= {"eps", "1.25·builtin"}
@@ -294,7 +298,8 @@ def test_twice_the_builtins_error_misses_the_own_target() -> None:
     for dtype in ALL[1:]:
         table = only(TABLES["tanh"], "easy")
         rows = collect(op_rows(table, candidate, dtypes=[dtype], own=True)).rows
-        assert {(r.quantity, r.verdict) for r in Report(rows).failures} == {("output", "worse")}
+        failures = [row for row in Report(rows).failures if not row.rule.startswith(SMALL)]
+        assert {(row.quantity, row.verdict) for row in failures} == {("output", "worse")}
 
 
 def test_a_thousandth_of_the_bound_beside_the_oracle_is_seen_beside_the_builtin() -> None:
@@ -535,7 +540,7 @@ def test_a_candidate_that_hangs_in_one_case_leaves_the_others() -> None:
     assert all(row.passed for rows in (parts[0], parts[2]) for row in rows)
 
 
-def test_a_candidate_that_exits_or_switches_gradients_off_is_survived() -> None:
+def test_a_candidate_that_exits_or_switches_gradients_off_has_a_row() -> None:
     def leave(input: Tensor) -> Tensor:
         raise SystemExit(3)
 
@@ -546,7 +551,7 @@ def test_a_candidate_that_exits_or_switches_gradients_off_is_survived() -> None:
         torch.set_grad_enabled(False)
         return output
 
-    Report(verify("tanh", switch, "easy")).raise_if_failed()
+    assert notes("tanh", switch) == {"RuntimeError: global state: gradient mode: True became False"}
     assert torch.is_grad_enabled()
 
 
