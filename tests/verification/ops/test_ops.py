@@ -286,8 +286,10 @@ def test_refnets_own_target_is_asked_on_demand() -> None:
     rules = {dtype: {row.rule for row in rows if row.dtype == dtype} for dtype in DTYPES}
     assert rules["float64"] == {"1e-11", "builtin to 1e-12", f"{SMALL}: 1e-11", USUAL}
     for dtype in DTYPES[1:]:
-        assert rules[dtype]
-        assert rules[dtype] <= {"eps", "1.25·builtin"}
+        # Whether small values are judged depends on how right torch's own vectorized tanh is there.
+        usual = {rule for rule in rules[dtype] if not rule.startswith(SMALL)}
+        assert usual
+        assert usual <= {"eps", "1.25·builtin"}
 
 
 def test_twice_the_builtins_error_misses_the_own_target() -> None:
