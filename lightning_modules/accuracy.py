@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lightning_modules.errors import stop
+from lightning_modules.errors import explained, stop
 from lightning_modules.experiments import (
     Job,
     Result,
@@ -34,7 +34,7 @@ from lightning_modules.experiments import (
     load,
     save,
 )
-from lightning_modules.files import packaged_configs
+from lightning_modules.files import check_folder, packaged_configs
 
 
 def arguments(args: Sequence[str] | None) -> argparse.Namespace:
@@ -111,6 +111,8 @@ def main(args: Sequence[str] | None = None) -> int:
     options = arguments(args)
     both = options.implementation == "both"
     implementations = ["refnet", "torch"] if both else [options.implementation]
+    with explained():
+        check_folder("--out", options.out.parent)
     runs = load(options.out)
     jobs = []
     for name, implementation, seed in product(options.config, implementations, options.seeds):

@@ -8,7 +8,6 @@ Source: lecture, "Bias and variance", "Basic recipe for machine learning".
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -19,8 +18,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 
 from lightning_modules.callbacks import is_trial, run_folder
 from lightning_modules.data import ClassificationData
-from lightning_modules.files import relative
-from lightning_modules.panda.orders import write_whole
+from lightning_modules.files import relative, to_json, write_whole
 
 # The lecture calls 1 % low and 10 % high: this is their geometric mean, rounded.
 THRESHOLD = 0.03
@@ -203,7 +201,7 @@ class BiasVariance(Callback):
         self.diagnosis = diagnose(train, dev, self.human_error, self.threshold)
         path = run_folder(trainer) / "bias_variance.json"
         if trainer.is_global_zero:
-            write_whole(path, json.dumps(asdict(self.diagnosis), indent=2))
+            write_whole(path, to_json(asdict(self.diagnosis)))
             print("\n".join([*self.diagnosis.lines(), f"  written to {relative(path)}"]))
 
 

@@ -141,7 +141,7 @@ class TrainCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        check_folder(config.trainer.default_root_dir)
+        check_folder("--trainer.default_root_dir", config.trainer.default_root_dir)
         if not config.name:
             config.name = Path(str(config.config[-1])).stem if config.config else "run"
         for group in ("early_stopping", "checkpoint"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -279,8 +280,9 @@ def _check(
     subset: float,
     sampling_seed: int,
 ) -> None:
-    if isinstance(batch_size, str) and batch_size != "all":
-        raise ValueError(f"batch_size must be a number or 'all', got {batch_size!r}")
+    whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+    if batch_size != "all" and not whole:
+        raise ValueError(f"batch_size must be a whole number or 'all', got {batch_size!r}")
     if standardize not in (None, "feature", "channel", "none"):
         raise ValueError(f"standardize must be 'feature', 'channel' or 'none', got {standardize!r}")
     if not 0 < subset <= 1:

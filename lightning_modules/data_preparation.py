@@ -18,6 +18,7 @@ Part = Literal["train", "dev", "test"]
 PARTS: tuple[Part, ...] = ("train", "dev", "test")
 Per = Literal["feature", "channel", "none"]
 
+_LARGEST = {True: 3e38, False: 1e150}  # inputs that are not standardized, and that are
 _NUMBERS = 2**23  # that are standardized at once, in float64: 64 MiB
 
 # Dev and test sets have to be large enough to tell two nets apart, and need not be larger: the more
@@ -231,12 +232,18 @@ def check_data(
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         row = int(np.argwhere(~np.isfinite(x))[0][0])
         raise ValueError(f"the inputs must be finite, got NaN or infinity in example {row}")
+    # float32 is what the net gets; standardizing sums up squares in float64
+    largest, most = max(abs(float(x.max())), abs(float(x.min()))), _LARGEST[standardize == "none"]
+    if largest > most:
+        raise ValueError(f"the inputs must be at most {most:.0e} in size, got {largest:.3g}")
     if labels.shape != (len(x),):
         raise ValueError(
             f"there must be one class for each of {len(x)} examples, got shape {labels.shape}"
         )
     if labels.dtype.kind == "f" and np.isnan(labels).any():
         raise ValueError(f"class of example {int(np.isnan(labels).argmax())} is missing (NaN)")
+    if labels.dtype.kind == "O" and len(kinds := {type(label).__name__ for label in labels}) > 1:
+        raise ValueError(f"the classes must be of one type, got {', '.join(sorted(kinds))}")
     if len(np.unique(labels)) < 2:
         raise ValueError(f"there must be two classes or more, got {labels[0]} alone")
     if x.ndim == 2 and standardize == "channel":

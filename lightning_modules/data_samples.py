@@ -18,6 +18,7 @@ from lightning_modules.data import ClassificationData
 from lightning_modules.data_openml import OpenMLDataModule  # noqa: F401 (--data knows it by name)
 from lightning_modules.data_sources import CSVDataModule  # noqa: F401
 from lightning_modules.errors import Parser, explained
+from lightning_modules.files import check_folder
 from lightning_modules.quiet import quiet
 
 ROWS, VARIATIONS = 8, 9
@@ -105,6 +106,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--out", type=str, default="runs/data_samples", help="folder to write to")
     config = parser.parse_args(args)
     with explained():
+        check_folder("--out", config.out)
         data: ClassificationData = parser.instantiate(config).data
         data.setup()
     Console().print(counts(data))

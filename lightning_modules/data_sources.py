@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.progress import track
 
@@ -44,8 +46,10 @@ class ArraysDataModule(ClassificationData):
         if self.path is None:
             if isinstance(self.x, str) or isinstance(self.y, str):
                 raise ValueError("ArraysDataModule needs x and y, or the path of an .npz file")
-            return np.asarray(self.x), np.asarray(self.y)
+            return _array("x", self.x), _array("y", self.y)
         file = _file(self.path)
+        if not is_zipfile(file):
+            raise ValueError(f"path: {self.path} is no .npz file, as numpy.savez writes it")
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 for name in (self.x, self.y):
@@ -87,9 +91,11 @@ class CSVDataModule(ClassificationData):
             table = pd.read_csv(self.path)
         except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
             raise ValueError(f"path: can't read {self.path}: {error}") from error
-        columns = ", ".join(map(str, table.columns))
+        columns = ", ".join(map(repr, table.columns))  # a blank in a name shows
         if self.target not in table:
             raise ValueError(f"target: no column {self.target!r} in {self.path}, only {columns}")
+        if table.empty:
+            raise ValueError(f"{self.path} has a header and no rows")
         for name, column in table.items():
             if lacking := int(column.isna().sum()):
                 row = int(column.isna().to_numpy().argmax())
@@ -98,10 +104,12 @@ class CSVDataModule(ClassificationData):
                     f"first in row {row + 1}: fill them in or leave these rows out"
                 )
             if name != self.target and not pd.api.types.is_numeric_dtype(column):
-                wrong = column[pd.to_numeric(column, errors="coerce").isna()].iloc[0]
+                numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+                if not (wrong := column[np.isnan(numbers)].tolist()):
+                    continue  # whole numbers that are too large for a type of NumPy's
                 raise ValueError(
-                    f"{self.path}: column {name!r} holds no numbers, but {wrong!r}: leave it out "
-                    "or encode it"
+                    f"{self.path}: column {name!r} holds no numbers, but {wrong[0]!r}: leave it "
+                    "out or encode it"
                 )
         inputs = table.drop(columns=self.target).to_numpy(dtype=np.float64)
         # Names are strings of NumPy's own, which sort and print plainly.
@@ -167,6 +175,16 @@ class ImageFolderDataModule(ClassificationData):
 
 def _visible(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if not f.name.startswith("."))
+
+
+def _array(name: str, given: Any) -> Array:
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu()
+        given = given.float() if given.dtype == torch.bfloat16 else given  # NumPy has none
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array: {error}") from error
 
 
 def _file(path: str) -> Path:

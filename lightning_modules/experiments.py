@@ -34,8 +34,7 @@ from rich.progress import (
 
 from lightning_modules.cli import main as train
 from lightning_modules.errors import stop
-from lightning_modules.files import find_config
-from lightning_modules.panda.orders import write_whole
+from lightning_modules.files import find_config, from_json, to_json, write_whole
 
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "scikit-learn")
 Result = dict[str, Any]
@@ -171,7 +170,7 @@ def load(path: Path, option: str = "--out") -> Runs:
         SystemExit: code 2, naming the option: it is a file of something else.
     """
     try:
-        runs: Runs = json.loads(path.read_text())["runs"] if path.exists() else {}
+        runs: Runs = from_json(path.read_text(encoding="utf-8"))["runs"] if path.exists() else {}
     except (ValueError, KeyError, TypeError, OSError):
         stop(f"{option}: {path} is not a file that this command wrote")
     return runs
@@ -192,7 +191,7 @@ def save(path: Path, runs: Runs, **more: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         found = {"runs": {**load(path), **runs}, **more, "versions": versions, "machine": machine}
-        write_whole(path, json.dumps(found, indent=2))
+        write_whole(path, to_json(found))
 
 
 def at_least(least: int) -> Callable[[str], int]:

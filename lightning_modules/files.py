@@ -1,12 +1,15 @@
-"""Where configurations and checkpoints are found by their short names."""
+"""Files: configurations and checkpoints by their short names, and what is written, as a whole."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import shutil
 import sys
+import tempfile
+from collections.abc import Callable
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -132,19 +135,22 @@ def check_epochs(path: str, checkpoint: dict[str, Any], max_epochs: int | None) 
         )
 
 
-def check_folder(root: str) -> None:
-    """Refuse a place for the runs that can't be written to.
+def check_folder(option: str, folder: str | Path) -> None:
+    """Refuse a folder that can't be made or written to; nothing is left behind.
 
     Raises:
-        UserError: naming the option.
+        UserError: naming the option and what is in the way.
     """
-    there = Path(root).absolute()
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    there = Path(folder).absolute()
+    try:
+        while not (there.exists() or there.is_symlink()):
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
         raise UserError(
-            f"--trainer.default_root_dir {root}: {there} is no folder that can be written to"
-        )
+            f"{option} {folder}: {there} is no folder that can be written to ({error.strerror})"
+        ) from error
 
 
 def check_schedule(optimizers: Any) -> None:
@@ -244,6 +250,50 @@ def with_configs(args: list[str]) -> list[str]:
                 f"{flat[0]} needs --config: a file or one of {', '.join(packaged_configs())}"
             )
     return flat
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there as a whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+# What JSON has no number for, as JavaScript's Number() and Python's float() read it.
+_NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def to_json(value: Any) -> str:
+    """Return strict JSON, in which a number that is not finite is the text of it.
+
+    Example:
+        >>> text = to_json({"loss": [0.5, math.nan, -math.inf]})
+        >>> json.loads(text, parse_constant=print)
+        {'loss': [0.5, 'NaN', '-Infinity']}
+        >>> from_json(text)
+        {'loss': [0.5, nan, -inf]}
+    """
+    return json.dumps(_each(value, _named), indent=2, allow_nan=False)
+
+
+def from_json(text: str) -> Any:
+    """Return what `to_json` was given."""
+    return _each(json.loads(text), lambda leaf: _NO_NUMBERS.get(leaf, leaf))
+
+
+def _named(leaf: Any) -> Any:
+    if not isinstance(leaf, float) or math.isfinite(leaf):
+        return leaf
+    return "NaN" if math.isnan(leaf) else "Infinity" if leaf > 0 else "-Infinity"
+
+
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _each(inner, change) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_each(inner, change) for inner in value]
+    return change(value)
 
 
 def command() -> str:

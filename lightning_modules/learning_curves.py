@@ -33,7 +33,7 @@ from lightning_modules.experiments import (
     load,
     save,
 )
-from lightning_modules.files import relative
+from lightning_modules.files import check_folder, relative
 
 PROG = "lightning_modules.learning_curves"
 EXAMPLES = f"""examples:
@@ -138,8 +138,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     options = arguments(args)
     path: Path = options.out / "runs.json"
-    runs = load(path)
     try:
+        check_folder("--out", options.out)
+        runs = load(path)
         jobs, keep = jobs_for(options), partial(save, path)
         found = finish(jobs, runs, keep, options.workers, fresh=options.fresh)
     except UserError as error:

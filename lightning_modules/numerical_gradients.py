@@ -9,7 +9,6 @@ Source: lecture, "Numerical Approximations of Gradients".
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +19,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from lightning_modules.files import relative
-from lightning_modules.panda.orders import write_whole
+from lightning_modules.errors import explained
+from lightning_modules.files import check_folder, relative, to_json, write_whole
 from verification.lecture.numerical_gradients import EPS, FUNCTIONS, QUOTIENTS, errors, slope
 
 LECTURE = 1e-7  # ε of the lecture's gradient check
@@ -137,13 +136,19 @@ def show(runs: Sequence[dict[str, Any]]) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Measure, print, draw; return 0."""
+    """Measure, print, draw; return 0.
+
+    Raises:
+        SystemExit: code 2 and a line on stderr, for a mistake in args.
+    """
     options = arguments(args)
+    with explained():
+        check_folder("--out", options.out)
     runs = [measure(function, name) for function in options.function for name in QUOTIENTS]
     show(runs)
     picture = draw(runs, options.out / "numerical_gradients.png")
     numbers = options.out / "numerical_gradients.json"
-    write_whole(numbers, json.dumps({"eps": EPS.tolist(), "runs": runs}, indent=1))
+    write_whole(numbers, to_json({"eps": EPS.tolist(), "runs": runs}))
     print(f"written to {relative(picture)} and {relative(numbers)}")
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from lightning_modules import plots
 from lightning_modules.bias_variance import diagnose
 from lightning_modules.classifier import Classifier
 from lightning_modules.data import ClassificationData, Part
+from lightning_modules.files import to_json, write_whole
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Summary:
 
     def save(self, path: Path) -> Path:
         """Write JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        write_whole(path, to_json(asdict(self)))
         return path
 
 

@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from lightning_modules.comparison import report
-from lightning_modules.comparison.choices import CHOICES, HIDDEN, Setting, beside
+from lightning_modules.comparison.choices import CHOICES, EPOCHS, HIDDEN, Setting, beside
 from lightning_modules.comparison.training import train
+from lightning_modules.data import DigitsDataModule
+from lightning_modules.errors import explained
 from lightning_modules.experiments import Job, Result, at_least, finish, key_of, load, save
-from lightning_modules.files import relative
+from lightning_modules.files import check_folder, relative
 
 Groups = Mapping[str, Mapping[str, Setting]]
 PROG = "lightning_modules.comparison"
@@ -44,7 +46,7 @@ def arguments(args: Sequence[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", choices=list(CHOICES), default=list(CHOICES), metavar="GROUP",
         help=f"compare these alone: {', '.join(CHOICES)}")  # fmt: skip
     add("--seeds", type=at_least(1), default=3, help="trainings of each choice; default 3")
-    add("--epochs", type=at_least(1), default=20, help="of each training; default 20")
+    add("--epochs", type=at_least(1), default=EPOCHS, help=f"of each training; default {EPOCHS}")
     add("--subset", type=float, default=1.0, help="share of the training set, in (0, 1]; default 1")
     add("--workers", type=at_least(1), default=2, help="processes, of one thread each; default 2")
     add("--out", type=Path, default=Path("runs/comparison"), help="folder of comparison.md, "
@@ -54,7 +56,7 @@ def arguments(args: Sequence[str] | None) -> argparse.Namespace:
     add("--fresh", action="store_true", help="repeat finished trainings: after a change of the "
         "code, which they don't know of")  # fmt: skip
     add("--tune", action="store_true", help="train each choice with its learning rate, a third of "
-        "it and three times as much, from other seeds, and print what is best")  # fmt: skip
+        "it and three times as much, from another seed, and print what is best")  # fmt: skip
     options = parser.parse_args(args)
     if not 0 < options.subset <= 1:
         parser.error(f"--subset must be a fraction in (0, 1], got {options.subset}")
@@ -94,6 +96,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     options = arguments(args)
     groups = {group: CHOICES[group] for group in options.only}
+    with explained():
+        check_folder("--runs", options.runs.parent)
+        if not options.tune:
+            check_folder("--out", options.out)
+        DigitsDataModule(subset=options.subset).setup()  # says here if a class is left out
     try:
         if options.tune:
             tune(groups, options)
@@ -106,26 +113,30 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compare(groups: Groups, options: argparse.Namespace) -> None:
-    """Train every choice, write the page, the table and the picture, print the table."""
-    settings = {
+def named(groups: Groups) -> dict[str, Setting]:
+    """Return the settings by group and choice: "none" is a choice of several groups."""
+    return {
         f"{group}: {name}": setting
         for group, choices in groups.items()
         for name, setting in choices.items()
     }
-    found = run(settings, range(options.seeds), options)
+
+
+def compare(groups: Groups, options: argparse.Namespace) -> None:
+    """Train every choice, write the page, the table and the picture, print the table."""
+    found = run(named(groups), range(options.seeds), options)
     results = {
         group: {name: found[f"{group}: {name}"] for name in choices}
         for group, choices in groups.items()
     }
     report.show(report.table(groups, results))
-    for path in report.write(options.out, groups, results, options.epochs):
+    for path in report.write(options.out, groups, results, options.epochs, options.subset):
         print(relative(path))
 
 
 def tune(groups: Groups, options: argparse.Namespace) -> None:
     """Train every choice with the learning rates beside its own, and print which is best."""
-    choices = {name: setting for choices in groups.values() for name, setting in choices.items()}
+    choices = named(groups)
     settings = {
         f"{name}, α = {lr:g}": replace(setting, lr=lr)
         for name, setting in choices.items()

@@ -42,6 +42,7 @@ class Setting:
     decay_options: Mapping[str, Any] = field(default_factory=dict)
 
 
+EPOCHS = 20  # of a training; the rates below were found with these, on the whole training set
 HIDDEN = (64, 64, 64)  # units of the layers, with ReLU: deep enough for initial weights to matter
 BASE = Setting(lr=0.3)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table
 
-from lightning_modules.comparison.choices import HIDDEN, Setting
+from lightning_modules.comparison.choices import EPOCHS, HIDDEN, Setting
 from lightning_modules.experiments import Result
-from lightning_modules.panda.orders import write_whole
+from lightning_modules.files import write_whole
 
 Results = Mapping[str, Mapping[str, Sequence[Result]]]  # group, choice, seed
 TITLES = {
@@ -203,32 +204,47 @@ def _errors(axes: Axes, results: Results) -> None:
 
 
 def write(
-    folder: Path, groups: Mapping[str, Mapping[str, Setting]], results: Results, epochs: int
+    folder: Path,
+    groups: Mapping[str, Mapping[str, Setting]],
+    results: Results,
+    epochs: int,
+    subset: float,
 ) -> list[Path]:
     """Write the page, its picture, and the table as CSV; return the paths."""
     found = table(groups, results)
     page, numbers = folder / "comparison.md", folder / "comparison.csv"
-    write_whole(page, markdown(found, _about(results, epochs)))
+    write_whole(page, markdown(found, _about(results, epochs, subset)))
     found.to_csv(numbers, index=False)
     return [page, numbers, draw(results, folder / PICTURE)]
 
 
-def _about(results: Results, epochs: int) -> str:
+def _about(results: Results, epochs: int, subset: float) -> str:
+    """Say what was run; the rates are the best ones for what they were tried with alone."""
     seeds = len(next(iter(next(iter(results.values())).values())))
-    return f"""\
-Every choice is one change of a base: a net of {", ".join(map(str, HIDDEN))} ReLU units without
-batch norm, weights of variance 2/n_in, mini-batches of 64, gradient descent, nothing else. Each
-has {seeds} trainings of {epochs} epochs on the same split, which differ in initial weights,
-dropout masks and the order of the examples; a number is their mean ± standard deviation. Losses
-are those of the whole training set, without dropout and penalties; errors those of the epoch at
-which the dev loss is smallest; seconds those of one processor core, measuring left out. With 270
-examples in the dev and the test set each, one image is 0.37 %: smaller differences of errors
-mean nothing.
-
-Learning rates α are taken from a ladder (1, 3, 10, 30, ...), for each choice by itself: each
-beats the two rates beside it by the dev loss of the best epoch, from a seed that is not used
-here (`python -m lightning_modules.comparison --tune` does it again). This page was written by
-`python -m lightning_modules.comparison`."""
+    given = {"--epochs": (epochs, EPOCHS), "--subset": (subset, 1)}
+    options = "".join(f" {name} {v:g}" for name, (v, usual) in given.items() if v != usual)
+    command = f"python -m lightning_modules.comparison{options}"
+    share = (
+        "the whole training set" if subset == 1 else f"a share of {subset:g} of the training set"
+    )
+    beats = f"""each beats the two rates beside it by the dev loss of the best epoch, from a seed
+        that is not used here (`{command} --tune` does it again)."""
+    if options:
+        beats = f"""each beats the two rates beside it with {EPOCHS} epochs of the whole training
+        set. With {epochs} epochs of {share} others may do better (`{command} --tune` tries)."""
+    paragraphs = (
+        f"""Every choice is one change of a base: a net of {", ".join(map(str, HIDDEN))} ReLU units
+        without batch norm, weights of variance 2/n_in, mini-batches of 64, gradient descent,
+        nothing else. Trainings of each: {seeds}, of {epochs} epochs on {share}, which differ in
+        initial weights, dropout masks and {"" if subset == 1 else "the choice and "}the order of
+        the examples; a number is their mean ± standard deviation. Losses are those of {share},
+        without dropout and penalties; errors those of the epoch at which the dev loss is smallest;
+        seconds those of one processor core, measuring left out. With 270 examples in the dev and
+        the test set each, one image is 0.37 %: smaller differences of errors mean nothing.""",
+        f"""Learning rates α are taken from a ladder (1, 3, 10, 30, ...), for each choice by itself:
+        {beats} This page was written by `{command}`.""",
+    )
+    return "\n\n".join(textwrap.fill(" ".join(text.split()), 100) for text in paragraphs)
 
 
 def rates(results: Mapping[str, Mapping[float, Sequence[Result]]]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -16,10 +15,9 @@ from rich.progress import track
 from rich.table import Table
 
 from lightning_modules.errors import explained
-from lightning_modules.files import relative
+from lightning_modules.files import check_folder, relative, to_json, write_whole
 from lightning_modules.gradient_flow.nets import ACTIVATIONS, INITIALIZATIONS, gradients
 from lightning_modules.gradient_flow.plots import depths
-from lightning_modules.panda.orders import write_whole
 
 EPILOG = """examples:
   python -m lightning_modules.gradient_flow
@@ -105,14 +103,14 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     options = arguments(args)
     with explained():
+        check_folder("--out", options.out)
         runs = measure(options)
     show(runs)
     settings = {name: getattr(options, name) for name in ("depth", "width", "examples", "seed")}
     title = f"{options.depth} layers of {options.width} units, seed {options.seed}"
     picture = depths(runs, options.out / "gradient_flow.png", title)
     numbers = options.out / "gradient_flow.json"
-    plain = [{k: None if v != v else v for k, v in run.items()} for run in runs]  # no NaN in JSON
-    write_whole(numbers, json.dumps({"settings": settings, "runs": plain}, indent=1))
+    write_whole(numbers, to_json({"settings": settings, "runs": runs}))
     print(f"written to {relative(picture)} and {relative(numbers)}")
     return 0
 

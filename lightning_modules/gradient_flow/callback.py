@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_modules.callbacks import is_trial, run_folder
+from lightning_modules.files import write_whole
 from lightning_modules.gradient_flow.layers import Watch
 from lightning_modules.gradient_flow.plots import heat_maps
-from lightning_modules.panda.orders import write_whole
 
 log = logging.getLogger(__name__)
 COLUMNS = ("epoch", "step", "kind", "name", "quantity", "value")

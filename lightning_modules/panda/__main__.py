@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 
 from lightning_modules.errors import stop
-from lightning_modules.files import relative
-from lightning_modules.panda.orders import ORDERS, parse, write_whole
+from lightning_modules.files import relative, write_whole
+from lightning_modules.panda.orders import ORDERS, parse
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_modules.callbacks import is_trial, run_folder
+from lightning_modules.files import to_json, write_whole
 from lightning_modules.panda.hyperparameters import (
     change_rates,
     dropouts,
@@ -22,7 +22,7 @@ from lightning_modules.panda.hyperparameters import (
     restore,
     strengths,
 )
-from lightning_modules.panda.orders import Orders, parse, write_whole
+from lightning_modules.panda.orders import Orders, parse
 
 log = logging.getLogger(__name__)
 COLUMNS = ("time", "epoch", "step", "name", "old", "new")
@@ -91,12 +91,15 @@ class Panda(Callback):
         paths = sorted(p for p in folder.glob("control*") if p.suffix in (".yaml", ".json"))
         self._seen = {path: seen for path, seen in self._seen.items() if path in paths}
         for path in paths:
-            stat = path.stat()
+            try:
+                stat, text = path.stat(), path.read_text(encoding="utf-8", errors="replace")
+            except OSError:  # gone meanwhile, or no file that can be read: no reason to crash
+                continue
             signature = stat.st_mtime_ns, stat.st_size
             if path not in self._seen or self._seen[path][0] != signature:
                 self._seen[path] = signature, now
             if now - self._seen[path][1] >= self.settle:
-                ready.append((path, path.read_text(encoding="utf-8", errors="replace")))
+                ready.append((path, text))
         return ready
 
     def _follow(
@@ -159,7 +162,7 @@ class Panda(Callback):
             logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
             status = {"epoch": trainer.current_epoch, "step": trainer.global_step, **logged}
             status |= hyperparameters(trainer, pl_module)
-            write_whole(folder / "panda.json", json.dumps(status, indent=2))
+            write_whole(folder / "panda.json", to_json(status))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the strengths, as plain numbers; the rest is in optimizer and schedule."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import yaml
@@ -45,7 +43,7 @@ def parse(text: str) -> Orders:
     """
     try:
         orders = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:  # brackets in brackets in brackets
         raise ValueError(f"no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(orders, dict) or not orders:
         raise ValueError(f"must be a mapping such as 'lr: 0.001', got {text.strip()[:40]!r}")
@@ -63,13 +61,5 @@ def parse(text: str) -> Orders:
 def _number(value: Any) -> float:
     try:
         return math.nan if isinstance(value, bool) else float(value)  # YAML takes 1e-3 for text
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there as a whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(path)

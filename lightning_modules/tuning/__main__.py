@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lightning_modules.cli import main as train
 from lightning_modules.errors import UserError, explained, stop
 from lightning_modules.experiments import at_least
-from lightning_modules.files import command, find_config, relative
+from lightning_modules.files import check_folder, command, find_config, relative
 from lightning_modules.tuning.objective import Settings
 from lightning_modules.tuning.results import Watcher, show, write
 from lightning_modules.tuning.space import find_space, load_space, suggest
@@ -152,6 +152,7 @@ def main(args: Sequence[str] | None = None) -> int:
     url = options.storage or f"sqlite:///{folder / 'study.db'}"
     shared = Shared(url, name, options.trials, options.heartbeat)
     with explained():
+        check_folder("--out", folder)
         if options.resume and not options.storage and not (folder / "study.db").is_file():
             raise UserError(f"--resume: there is no study in {folder}")
         made = None if options.resume else settings(options)

@@ -38,7 +38,7 @@ from lightning_modules.tuning.search import CoarseToFine, stream
 
 RETRIES = 3  # a trial that kills its worker each time is given up at last
 ALL_FAILED = 3  # so many failures and nothing else: it is not the trials that are wrong
-MERCY = 10  # seconds that a worker has to end by itself when its parent was killed
+MERCY = 10  # seconds that a worker has to end by itself when its parent was stopped or killed
 GRACE = 6  # signs of life that may be missing before a trial is given to somebody else
 
 
@@ -280,7 +280,10 @@ def run_workers(
         except KeyboardInterrupt:
             for process in processes:
                 process.terminate()
+            end = time.monotonic() + MERCY
             for process in processes:
+                process.join(max(0, end - time.monotonic()))
+                process.kill()  # something swallowed the interrupt: it would go on to the end
                 process.join()
             return False
         finally:

@@ -88,7 +88,13 @@ def test_large_data_is_standardized_in_pieces(monkeypatch: pytest.MonkeyPatch) -
          "class 1 has 1 of 9 examples: too few for train, dev, test"),
         (np.zeros((4, 2)), [0, 1] * 2, {"standardize": "channel"}, "'channel' is for images"),
         (np.zeros((4, 2)), [0, 1] * 2, {"standardize": "pixel"}, "standardize must be .*'pixel'"),
-        (np.zeros((4, 2)), [0, 1] * 2, {"batch_size": "some"}, "a number or 'all', got 'some'"),
+        (np.zeros((4, 2)), [0, 1] * 2, {"batch_size": "some"}, "whole number or 'all', got 'some'"),
+        (np.zeros((4, 2)), [0, 1] * 2, {"batch_size": 2.5}, "whole number or 'all', got 2.5"),
+        (np.zeros((4, 2)), [0, 1] * 2, {"batch_size": True}, "whole number or 'all', got True"),
+        (np.zeros((4, 2)), np.array([0, "a"] * 2, object), {}, "of one type, got int, str"),
+        ([[1], [1, 2]], [0, 1], {}, "x is no array: "),
+        (np.eye(40) * 1e300, [0, 1] * 20, {}, r"at most 1e\+150 in size, got 1e\+300"),
+        (np.eye(40) * 1e39, [0, 1] * 20, {"standardize": "none"}, r"at most 3e\+38 in"),
         ("x", "y", {}, "needs x and y, or the path"),
         ("x", "y", {"path": "no.npz"}, "path: no file at 'no.npz'"),
     ],
@@ -105,8 +111,18 @@ def test_files_of_arrays_are_not_unpickled(here: Path) -> None:
     with pytest.raises(ValueError, match="no array 'labels', only x, y"):
         ArraysDataModule(path="objects.npz", y="labels").setup()
     Path("text.npz").write_text("no archive")
-    with pytest.raises(ValueError, match=r"path: can't read text\.npz"):
-        ArraysDataModule(path="text.npz").setup()
+    np.save("one.npy", np.arange(4))
+    for name in ("text.npz", "one.npy"):
+        with pytest.raises(ValueError, match=rf"path: {name} is no \.npz file"):
+            ArraysDataModule(path=name).setup()
+
+
+def test_tensors_are_arrays_too() -> None:
+    x, y = torch.randn(40, 3), torch.arange(40) % 2
+    wanted = ArraysDataModule(x.bfloat16().float().numpy(), y.numpy()).dataset("train").tensors
+    for given in (x.bfloat16(), x.bfloat16().float().requires_grad_()):
+        found = ArraysDataModule(given, y).dataset("train").tensors
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
 def test_a_table_trains_from_the_command_line(table: str) -> None:
@@ -128,10 +144,19 @@ def test_a_table_trains_from_the_command_line(table: str) -> None:
         main(["test", "--ckpt_path", best])
 
 
+def test_a_header_alone_and_numbers_without_a_type(here: Path) -> None:
+    Path("table.csv").write_text("u,kind\n")
+    with pytest.raises(ValueError, match=r"table\.csv has a header and no rows"):
+        CSVDataModule("table.csv", target="kind").setup()
+    rows = [f"{10**25 * n},{'ab'[n % 2]}" for n in range(40)]
+    Path("table.csv").write_text("\n".join(["u,kind", *rows]))
+    assert CSVDataModule("table.csv", target="kind").shape == (1,)
+
+
 @pytest.mark.parametrize(
     ("change", "target", "message"),
     [
-        ((), "sort", r"target: no column 'sort' in iris\.csv, only sepal length \(cm\), "),
+        ((), "sort", r"target: no column 'sort' in iris\.csv, only 'sepal length \(cm\)', "),
         (("5.1,", ",", 1), "kind", r"column 'sepal length \(cm\)' lacks 1 of 150 values, .*row 1:"),
         (("setosa", "", 1), "kind", "column 'kind' lacks 1 of 150 values"),
         (("5.1,", "wide,", 1), "kind", "'sepal length .*' holds no numbers, but 'wide'"),

@@ -125,6 +125,13 @@ def test_comparison_from_end_to_end(
     assert table["test_error"].tolist() == [100 * run["test_error"] for run in runs.values()]
     page = (folder / "comparison.md").read_text()
     assert "| without | 0.3 |" in page
+    assert "Trainings of each: 1, of 1 epochs on a share of 0.05 of the training set" in plain(page)
+    assert "beats the two rates beside it with 20 epochs of the whole training set. With" in plain(
+        page
+    )
+    assert "written by `python -m lightning_modules.comparison --epochs 1 --subset 0.05`" in plain(
+        page
+    )
     assert (folder / "images/comparison.png").is_file()
     picture = imread(folder / "images/comparison.png")
     assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50
@@ -134,6 +141,35 @@ def test_comparison_from_end_to_end(
         assert comparison.main([*ONE, *other]) == 0
     # epochs, one more seed, subset, and all again: 2 choices each
     assert len(trained) == 2 + 2 + 2 + 2
+
+
+def plain(page: str) -> str:
+    return " ".join(page.split())
+
+
+def test_tuned_rates_are_of_a_group_and_choice(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two groups may call different settings by the same name; equal ones are trained once."""
+    choices = {"a": {"none": BASE}, "b": {"none": BASE}, "c": {"none": replace(BASE, lr=1.0)}}
+    trained: list[float] = []
+
+    def stands_in(setting: Any, seed: int, epochs: int, subset: float) -> dict[str, Any]:
+        trained.append(setting.lr)
+        return {"dev_loss": setting.lr, "seconds": 0.0}
+
+    monkeypatch.setattr(comparison, "CHOICES", choices)
+    monkeypatch.setattr(comparison, "train", stands_in)
+    args = ["--tune", "--workers", "1", "--only", *choices]
+    assert comparison.main(args) == 0
+    said = capsys.readouterr().out
+    assert [line.split("  ")[0] for line in said.splitlines()] == ["a: none", "b: none", "c: none"]
+    assert said.count("0.1: 0.1000  0.3: 0.3000  1: 1.0000") == 2
+    assert said.count("0.3: 0.3000  1: 1.0000  3: 3.0000") == 1
+    assert sorted(trained) == [0.1, 0.3, 1.0, 3.0]
+    for number, other in enumerate((["--epochs", "3"], ["--subset", "0.5"]), start=2):
+        assert comparison.main([*args, *other]) == 0
+        assert len(trained) == 4 * number
 
 
 def test_a_killed_comparison_goes_on(here: Path) -> None:
@@ -192,8 +228,11 @@ def test_a_training_that_diverges_is_said_to(tmp_path: Path) -> None:
     assert runs[0]["epoch"] == 0  # before it
     groups = {"optimizer": {"too far": setting}}
     results = {"optimizer": {"too far": runs}}
-    report.write(tmp_path, groups, results, epochs=1)
+    report.write(tmp_path, groups, results, epochs=20, subset=1.0)
     assert "| too far | 1e+30 | diverged |" in (tmp_path / "comparison.md").read_text()
+    page = plain((tmp_path / "comparison.md").read_text())
+    assert "each beats the two rates beside it by the dev loss of the best epoch" in page
+    assert "was written by `python -m lightning_modules.comparison`." in page
     lines = report.rates({"x": {0.1: [{"dev_loss": 1.0}], 1.0: [{"dev_loss": float("nan")}]}})
     assert lines[0].endswith("better than the table's: 0.1")
 
@@ -248,6 +287,7 @@ def test_learning_curves(
         (learning_curves.main, ["--out", "damaged"], "is not a file that this command wrote"),
         (comparison.main, ["--seeds", "0"], "must be a whole number of at least 1, got 0"),
         (comparison.main, ["--subset", "0"], "--subset must be a fraction in (0, 1], got 0"),
+        (comparison.main, ["--subset", "0.001"], "subset=0.001 leaves 1 of 1257 training examples"),
         (comparison.main, ["--runs", "damaged/runs.json"], "--runs: damaged/runs.json is not"),
     ],
 )

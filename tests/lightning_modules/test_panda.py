@@ -150,6 +150,20 @@ def test_orders_change_a_training(tmp_path: Path) -> None:
     assert status["dev_loss"] > 0
 
 
+def test_what_is_no_file_stops_no_training(tmp_path: Path) -> None:
+    (tmp_path / "control-a.yaml").mkdir()
+    (tmp_path / "control-b.yaml").symlink_to("nowhere")
+    (tmp_path / "control-c.yaml").write_text("lr: 0.01")
+    assert column(train(tmp_path, {}, epochs=1), "lr") == [0.01] * 4
+
+
+@pytest.mark.parametrize("text", ["lr: " + "9" * 400, "lr: " + "9" * 5000, "[" * 5000, "lr: [1]",
+    "lr: 2020-99-99", "? [a]\n: 1", "1: 2", "lr: &a [*a]", "\0"])  # fmt: skip
+def test_whatever_a_file_says_is_refused_in_words(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        parse(text)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -60,19 +60,43 @@ def test_planted_bugs_are_caught(bug: Any, monkeypatch: pytest.MonkeyPatch) -> N
         assert any(not row.passed for rows in SUITES[bug[0]]() for row in rows)
 
 
+# What the second worker has finished is told to nobody: its trials are done again by the first.
+TELLS_NOBODY = """
+import sys
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+tell = RDBStorage.set_trial_state_values
+
+def forget(self, trial_id, state, values=None):
+    lost = sys.argv[2] == "1" and state == TrialState.COMPLETE
+    return tell(self, trial_id, TrialState.FAIL if lost else state, values)
+
+RDBStorage.set_trial_state_values = forget
+"""
 WORKERS = {
-    "drawn twice": "import lightning_modules.tuning.search as s; s.stream = lambda *key: 0",
+    "finished trials lost": TELLS_NOBODY,
     "trials missing": "import sys; sys.argv[3] = '8'",
+    "drawn twice": "import lightning_modules.tuning.search as s; s.stream = lambda *key: 0",
+    "workers without a trial": "import sys; sys.argv[2] == '1' and sys.exit(0)",
     "workers that failed": "import sys; sys.argv[2] == '1' and sys.exit(3)",
 }
 
 
 @pytest.mark.parametrize("quantity", WORKERS)
 def test_a_bug_in_a_worker_is_caught(quantity: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = f"{WORKERS[quantity]}\n{verification_tuning.WORKER}".replace("+ 60", "+ 2")
+    worker = verification_tuning.WORKER
+    if quantity.startswith("workers"):  # the first one need not wait long for the second one's draw
+        worker = worker.replace("+ 60", "+ 0.2")
+    broken = f"{WORKERS[quantity]}\n{worker}"
     monkeypatch.setattr(verification_tuning, "WORKER", broken)
     found = {row[1]: row[2] for row in verification_tuning._caviar()}
     assert found[quantity] > 0
+
+
+def test_every_row_of_the_workers_has_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row[1] for row in verification_tuning._caviar()]
+    assert rows == list(WORKERS)
 
 
 def test_code_that_crashes_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,23 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     _until(lambda: note.read_text() == "interrupted", seconds=20)
 
 
+def test_a_worker_that_swallows_the_interrupt_is_killed(tmp_path: Path) -> None:
+    script, note = tmp_path / "parent.py", tmp_path / "note"
+    swallows = PARENT.replace("        raise\n", "        time.sleep(60)\n")
+    assert swallows != PARENT
+    script.write_text(swallows.replace("workers.work,", "workers.MERCY = 1\nworkers.work,"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, script, note], env=environment)
+    try:
+        _until(note.exists)
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(timeout=20) == 0
+        assert note.read_text() == "interrupted"
+    finally:
+        parent.kill()
+        parent.wait()
+
+
 BEFORE = Counter({(COMPLETE, 0): 1, (COMPLETE, 1): 1, (RUNNING, 0): 1, (RUNNING, 1): 1})
 
 
