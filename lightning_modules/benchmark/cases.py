@@ -185,7 +185,9 @@ def _optimizers() -> Iterator[Case]:
         ("SGD", "", 12, {"lr": 1e-5}),
         ("SGD", "momentum", 20, {"lr": 1e-5, "momentum": 0.9}),
         ("RMSprop", "", 20, {"lr": 1e-5}),
+        ("RMSprop", "all options", 36, {"lr": 1e-5, "momentum": 0.9, "centered": True}),
         ("Adam", "", 28, {"lr": 1e-5}),
+        ("Adam", "amsgrad", 36, {"lr": 1e-5, "amsgrad": True}),
         ("AdamW", "", 28, {"lr": 1e-5}),
     )
     for subject, name, floor, options in rows:

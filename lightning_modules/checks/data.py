@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules.augmentation import Augmentation
+from lightning_modules.checks.rows import judged
 from lightning_modules.data import ClassificationData, DigitsDataModule
 from lightning_modules.data_preparation import (
     PARTS,
@@ -28,7 +30,7 @@ from lightning_modules.data_preparation import (
     split,
     standardized,
 )
-from verification.report import ANOTHER, AS_GOOD, Row
+from verification.report import ANOTHER, Row
 
 SUBJECT = "data"
 NAN = math.nan
@@ -57,18 +59,7 @@ def suite(*, quick: bool = False, device: str = "cpu") -> Iterator[list[Row]]:
             yield [Row(SUBJECT, case, "-", "-", NAN, NAN, NAN, "runs", ANOTHER, note)]
 
 
-def _row(
-    case: str,
-    quantity: str,
-    error: float,
-    rule: str,
-    bound: float = 0.0,
-    builtin: float = NAN,
-    dtype: str = "-",
-    note: str = "",
-) -> Row:
-    verdict = AS_GOOD if error <= bound else ANOTHER
-    return Row(SUBJECT, case, quantity, dtype, float(error), builtin, bound, rule, verdict, note)
+_row = partial(judged, SUBJECT)
 
 
 def _labels() -> dict[str, Array]:
@@ -113,7 +104,7 @@ def _splits() -> Iterator[Row]:
                 for sets in (found, right)
             )  # fmt: skip
             # the first split rounds each class, the second one rounds what that has left
-            yield _row(case, "examples of a class", off, "stratified, to 2", 2.0, theirs)
+            yield _row(case, "examples of a class", off, "stratified, to 2", 2.0, builtin=theirs)
             again = split(labels, shares, seed)
             changed = sum(not np.array_equal(found[part], again[part]) for part in PARTS)
             yield _row(case, "drawn again", changed, "seeded")
@@ -175,7 +166,7 @@ def _standardization() -> Iterator[Row]:
             error = float(np.abs(found[part].numpy() - right).max()) / size
             builtin = float(np.abs(theirs.astype(np.float32) - right).max()) / size
             case = f"standardized, {name}, per {per}, {part} set"
-            yield _row(case, "inputs", error, "eps", EPS, builtin, "float32")
+            yield _row(case, "inputs", error, "eps", EPS, builtin=builtin, dtype="float32")
     yield from _digits(pixels)
 
 

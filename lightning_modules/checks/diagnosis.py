@@ -7,9 +7,9 @@ from fractions import Fraction
 from itertools import product
 
 from lightning_modules.bias_variance import RECIPE, THRESHOLD, diagnose
-from verification.report import ANOTHER, AS_GOOD, Row
+from lightning_modules.checks.rows import judged
+from verification.report import Row
 
-NAN = float("nan")
 # Train and dev error in percent, human error 0: whether bias, whether variance is high.
 LECTURE: dict[tuple[int | Fraction, int], tuple[int, int]] = {
     (1, 11): (0, 1),
@@ -34,10 +34,11 @@ def diagnosis(*, quick: bool = False, device: str = "cpu") -> Iterator[list[Row]
         ('train 1 %, dev 11 %', True)
     """
     yield [
-        _row(f"train {float(train):g} %, dev {dev} %", found, expected, "lecture")
+        judged("diagnosis", f"train {float(train):g} %, dev {dev} %", "verdict",
+               found != expected, "lecture", note=f"found {found}")
         for (train, dev), expected in LECTURE.items()
         for found in [_found(Fraction(train, 100), Fraction(dev, 100), Fraction(0))]
-    ]
+    ]  # fmt: skip
     wrong = known = 0
     for human, bias, variance in product((Fraction(10, 100), None), GAPS, GAPS):
         threshold = Fraction(THRESHOLD).limit_denominator(1000)
@@ -49,10 +50,9 @@ def diagnosis(*, quick: bool = False, device: str = "cpu") -> Iterator[list[Row]
         high = bias > 1
         expected = (None if human is None and high else int(high), int(variance > 1))
         wrong += _found(train, dev, human) != expected
-    verdict = ANOTHER if wrong or not known else AS_GOOD
-    case = "gaps around the threshold"
-    yield [Row("diagnosis", case, "verdicts", "-", wrong, NAN, 0, "exact fractions", verdict,
-               f"{known} of them")]  # fmt: skip
+    case, note = "gaps around the threshold", f"{known} of them"
+    off = wrong if known else 1  # without any there is nothing to see
+    yield [judged("diagnosis", case, "verdicts", off, "exact fractions", note=note)]
 
 
 def _found(train: Fraction, dev: Fraction, human: Fraction | None) -> tuple[int | None, int] | str:
@@ -71,10 +71,3 @@ def _found(train: Fraction, dev: Fraction, human: Fraction | None) -> tuple[int 
         return f"{found.verdict}: {sorted(advised)}"
     high = found.high_bias
     return (None if high is None else int(high)), int(found.high_variance)
-
-
-def _row(case: str, found: object, expected: tuple[int, int], rule: str) -> Row:
-    wrong = found != expected
-    verdict = ANOTHER if wrong else AS_GOOD
-    note = f"{found}, not {expected}" if wrong else ""
-    return Row("diagnosis", case, "verdict", "-", float(wrong), NAN, 0, rule, verdict, note)

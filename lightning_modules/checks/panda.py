@@ -13,6 +13,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_modules.checks.rows import judged
 from lightning_modules.panda import Panda
 from refnet.nn import Dropout
 from refnet.optim import SGD
 from refnet.optim.lr_scheduler import ExponentialDecay
-from verification.report import ANOTHER, AS_GOOD, Row
+from verification.report import ANOTHER, Row
 
 NAN = math.nan
 # Before which step what is ordered; epochs have 4 steps and rates halve with each. The best
@@ -96,9 +98,7 @@ def _rows(found: Steps, right: Steps, log: pd.DataFrame) -> Iterator[Row]:
         yield _row(case, f"{name}, steps after it", wrong, "the checkpoint's")
 
 
-def _row(case: str, quantity: str, error: float, rule: str) -> Row:
-    verdict = AS_GOOD if error == 0 else ANOTHER
-    return Row("panda", case, quantity, "float32", float(error), NAN, 0.0, rule, verdict, "")
+_row = partial(judged, "panda", dtype="float32")
 
 
 class _Model(LightningModule):

@@ -22,12 +22,13 @@ import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 
+from lightning_modules.checks.rows import judged
 from lightning_modules.tuning.objective import Settings
 from lightning_modules.tuning.search import CoarseToFine, shrunk
 from lightning_modules.tuning.space import find_space, load_space, suggest
 from lightning_modules.tuning.workers import Shared, finished
 from refnet.averages import ExponentialAverage
-from verification.report import ANOTHER, AS_GOOD, Row
+from verification.report import ANOTHER, Row
 
 NAN = math.nan
 DRAWS = 400
@@ -66,18 +67,10 @@ def early_stopping(*, quick: bool = False, device: str = "cpu") -> Iterator[list
 def _run(subject: str, *checks: Callable[[], Iterator[tuple[Any, ...]]]) -> Iterator[list[Row]]:
     for check in checks:
         try:
-            yield [_row(subject, *values) for values in check()]
+            yield [judged(subject, *values) for values in check()]
         except (Exception, SystemExit) as error:  # code that crashes gets a row
             note = f"{type(error).__name__}: {error}".splitlines()[0]
             yield [Row(subject, "-", "-", "-", NAN, NAN, NAN, "runs", ANOTHER, note)]
-
-
-def _row(
-    subject: str, case: str, quantity: str, error: float, rule: str, bound: float = 0.0,
-    note: str = "",
-) -> Row:  # fmt: skip
-    verdict = AS_GOOD if error <= bound else ANOTHER
-    return Row(subject, case, quantity, "-", float(error), NAN, bound, rule, verdict, note)
 
 
 def _study(storage: str | None = None, **options: int) -> optuna.Study:

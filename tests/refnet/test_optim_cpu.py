@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from math import inf, nan
-from time import perf_counter
 from typing import Any
 
 import pytest
@@ -365,25 +364,6 @@ def test_gradients_are_not_kept_alive() -> None:
     optimizer.zero_grad()
     gc.collect()
     assert gone() is None
-
-
-@pytest.mark.parametrize("name", ["SGD", "Momentum", "RMSprop", "Adam"])
-def test_no_option_falls_off_the_vector_units(name: str) -> None:
-    """A loop that the compiler doesn't vectorize takes ten times as long."""
-
-    def seconds(options: dict[str, Any]) -> float:
-        w = torch.nn.Parameter(torch.ones(2**15))
-        w.grad = torch.ones_like(w)
-        optimizer = getattr(optim, name)([w], **options)
-        times = []
-        for _ in range(20):
-            start = perf_counter()
-            optimizer.step()
-            times.append(perf_counter() - start)
-        return min(times)
-
-    times = {str(options): seconds(options) for options in EVERY[name]}
-    assert {o: t for o, t in times.items() if t > 4 * min(times.values())} == {}
 
 
 def test_every_optimizer_has_a_kernel() -> None:

@@ -45,6 +45,11 @@ class Mutant:
     old: str
     new: str
 
+    @property
+    def compiled(self) -> bool:
+        """Whether it is in loops that are compiled, or in what calls them."""
+        return self.module.rpartition(".")[2] in _COMPILED
+
 
 @contextmanager
 def planted(mutant: Mutant) -> Iterator[None]:
@@ -69,13 +74,12 @@ def planted(mutant: Mutant) -> Iterator[None]:
     module = _module(mutant)
     bugs = _functions(changed(mutant))
     original = {name: f.__code__ for name, f in _functions(module).items()}
-    compiled = mutant.module.rpartition(".")[2] in _COMPILED
     try:
-        _set_code(module, {name: f.__code__ for name, f in bugs.items()}, compiled)
-        with use_backend("auto" if compiled else "reference"):
+        _set_code(module, {name: f.__code__ for name, f in bugs.items()}, mutant.compiled)
+        with use_backend("auto" if mutant.compiled else "reference"):
             yield
     finally:
-        _set_code(module, original, compiled)
+        _set_code(module, original, mutant.compiled)
 
 
 _COMPILED = ("cpu", "_elementary", "_plan", "_table", "_threads")  # loops, and what calls them

@@ -53,12 +53,15 @@ class Bug:
         bug: what is wrong, in a few words.
         kind: "planted bug", "trivial candidate", or "nothing planted": what must pass.
         plant: a context in which the candidate that it gives has the bug.
+        whole: whether it goes through all quick checks, so that it is known how far it is from each
+            row's bound; else the first that catches it ends them.
     """
 
     subject: str
     bug: str
     kind: str
     plant: Callable[[], AbstractContextManager[Candidate]]
+    whole: bool = True
 
 
 def subjects() -> list[str]:
@@ -79,12 +82,12 @@ def bugs() -> tuple[Bug, ...]:
     for subject in subjects():
         found.append(Bug(subject, "", RIGHT, partial(_right, subject)))
         found += [
-            Bug(subject, mutant.bug, PLANTED, partial(_planted, mutant))
+            Bug(subject, mutant.bug, PLANTED, partial(_planted, mutant), not mutant.compiled)
             for mutant in text
             if mutant.subject == subject
         ]
         found += [
-            Bug(subject, bug, TRIVIAL, partial(_trivial, subject, bug))
+            Bug(subject, bug, TRIVIAL, partial(_trivial, subject, bug), whole=False)
             for bug in _trivials(subject)
         ]
     return tuple(found)

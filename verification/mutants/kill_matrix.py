@@ -1,7 +1,8 @@
 """The kill matrix: which planted bugs and trivial candidates do the checks catch?
 
-Every bug goes through the checks of `verify_op` or `verify_optimizer`, whole, so that it is known
-which of them catch it, and on which inputs. What the quick checks let through gets the full ones.
+A bug in the equations goes through all checks of `verify_op` or `verify_optimizer`, so that it is
+known which of them catch it, and on which inputs. One in a compiled loop, and a trivial candidate,
+goes through them up to the first that does. What the quick checks let through gets the full ones.
 The right candidate goes the same way: where it fails, nothing is caught.
 """
 
@@ -258,8 +259,12 @@ def _parts(names: Sequence[tuple[str, str]], profile: str) -> list[Part]:
 def _rows(bug: Bug, profile: str) -> Iterator[list[Row]]:
     """Yield the rows that fail, and those of torch's own tools, in one list."""
     with bug.plant() as candidate:
-        parts = parts_of(bug.subject, candidate, profile)
-        rows = [row for rows in run_here(parts) for row in rows if not row.passed]
+        rows: list[Row] = []
+        for part in parts_of(bug.subject, candidate, profile):
+            (found,) = run_here([part])
+            rows += [row for row in found if not row.passed]
+            if rows and profile == QUICK and not bug.whole:
+                break
         answers = default_checks(bug.subject, candidate)
     nan = math.nan
     yield rows + [

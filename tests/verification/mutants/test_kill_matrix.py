@@ -22,9 +22,16 @@ import torch
 from refnet.optim.lr_scheduler import InverseSqrtDecay
 from verification.mutants import bugs as all_bugs
 from verification.mutants import kill_matrix, store
-from verification.mutants.bugs import RIGHT, Bug, bugs, parts_of
+from verification.mutants.bugs import RIGHT, TRIVIAL, Bug, bugs, parts_of
 from verification.mutants.by_default import default_checks
-from verification.mutants.kill_matrix import PLANTED, compute, main, stored, with_margins
+from verification.mutants.kill_matrix import (
+    DEFAULTS,
+    PLANTED,
+    compute,
+    main,
+    stored,
+    with_margins,
+)
 from verification.optimizers.schedules import schedule_rows
 from verification.parts import Part
 from verification.report import Kill, Report, Row
@@ -227,6 +234,16 @@ def test_where_the_right_one_fails_nothing_is_caught(
     monkeypatch.setattr(kill_matrix, "parts_of", broken)
     bug = survivor(monkeypatch)
     assert [kill.bug for kill in compute([SUBJECT]).survivors] == [bug.bug]
+
+
+def test_a_trivial_candidate_ends_at_the_first_case_that_catches_it() -> None:
+    bug = next(bug for bug in bugs() if (bug.subject, bug.kind) == ("relu", TRIVIAL))
+    cases = [
+        {row.case for rows in kill_matrix._rows(bug, "quick") for row in rows} - {DEFAULTS}
+        for bug in (bug, replace(bug, whole=True))
+    ]
+    assert len(cases[0]) == 1
+    assert cases[0] < cases[1]
 
 
 def test_a_bug_that_cannot_be_planted_is_an_error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 
 import pytest
@@ -11,12 +12,15 @@ from refnet import optim
 from refnet.functional import relu
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
-from verification.mutants import Mutant, changed, mutants, planted
+from verification.mutants import Mutant, _module, changed, mutants, planted
 from verification.mutants.bugs import EXPLAINED, PLANTED, RIGHT, TRIVIAL, Bug, bugs, parts_of
 from verification.optimizers.schedules import schedule_tables
 from verification.report import Row
 
 WRONG = [bug for bug in bugs() if bug.kind != RIGHT and (bug.subject, bug.bug) not in EXPLAINED]
+# A bug in a loop takes seconds to compile: here every fourth, `make mutants` plants them all.
+LOOPS = [bug for bug in WRONG if bug.kind == PLANTED and not bug.whole]
+SAMPLE = [bug for bug in WRONG if bug not in LOOPS or bug in LOOPS[::4]]
 
 
 def first_failure(bug: Bug) -> Row | None:
@@ -31,10 +35,15 @@ def first_failure(bug: Bug) -> Row | None:
     return None
 
 
-@pytest.mark.parametrize("bug", WRONG, ids=lambda b: f"{b.subject}: {b.bug}")
+@pytest.mark.parametrize("bug", SAMPLE, ids=lambda b: f"{b.subject}: {b.bug}")
 @pytest.mark.filterwarnings("ignore")
 def test_the_checks_notice(bug: Bug) -> None:
     assert first_failure(bug) is not None
+
+
+def test_every_text_stands_once() -> None:
+    counts = {m: inspect.getsource(_module(m)).count(m.old) for m in mutants()}
+    assert [m for m, count in counts.items() if count != 1] == []
 
 
 def test_every_op_and_optimizer_has_eight_bugs() -> None:

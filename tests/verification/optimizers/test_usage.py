@@ -333,7 +333,8 @@ def test_subtly_wrong_optimizers_fail(wrong: str) -> None:
     name, candidate, quantities = SUBTLE[wrong]
     report = Report(verify(name, candidate, state=False))
     assert {row.quantity for row in report.failures} == quantities
-    assert not verify_optimizer(candidate, like=name).passed
+    case = report.failures[0].case
+    assert not verify_optimizer(candidate, like=name, cases=case).passed
 
 
 @pytest.mark.parametrize("candidate", [own_eps, own_beta])

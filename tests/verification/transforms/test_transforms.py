@@ -272,8 +272,9 @@ def test_refnet_passes(op: Op) -> None:
     passes([op], EAGER)
 
 
-@pytest.mark.parametrize("op", ["batch_norm", "dropout in-place", "cross_entropy indices"])
+@pytest.mark.parametrize("op", ["batch_norm", "dropout in-place"])
 def test_refnet_passes_under_compilers(op: str) -> None:
+    """Two that write into what they get; `make verify` does it with all."""
     lines = [t for t in TRANSFORMS if t not in EAGER and "inductor" not in t.name]
     passes([BY_NAME[op]], lines)
 
