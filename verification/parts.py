@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
+import sys
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 import torch
 
@@ -126,6 +130,7 @@ def run_apart(
     threads: int = 1,
     limit: float | None = None,
     order: Iterable[int] | None = None,
+    output: Path | None = None,
     advance: Advance = _silent,
     done: Done = _forgotten,
 ) -> list[list[Row]]:
@@ -141,6 +146,7 @@ def run_apart(
         threads: of each on the CPU.
         limit: as in `run`.
         order: in which they are started, by number; the longest should be among the first.
+        output: a file that gets what the processes print, in place of this one's stdout and stderr.
         advance: as in `run_here`.
         done: likewise.
     """
@@ -152,7 +158,7 @@ def run_apart(
     try:
         while waiting or workers:
             while waiting and len(workers) < jobs:
-                worker = _Worker(make, threads, limit)
+                worker = _Worker(make, threads, limit, output)
                 workers[worker.connection] = worker
                 worker.take(waiting.popleft())
             ends = [w.deadline for w in workers.values()]
@@ -200,10 +206,16 @@ def run_apart(
 class _Worker:
     """A process that runs parts by number and sends their rows, then None."""
 
-    def __init__(self, make: Callable[[], list[Part]], threads: int, limit: float | None) -> None:
+    def __init__(
+        self,
+        make: Callable[[], list[Part]],
+        threads: int,
+        limit: float | None,
+        output: Path | None,
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        arguments = (other, make, threads, limit)
+        arguments = (other, make, threads, limit, output)
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         other.close()  # so that the end of the process is the end of the file
@@ -245,8 +257,16 @@ class _Worker:
 
 
 def _serve(
-    connection: Connection, make: Callable[[], list[Part]], threads: int, limit: float | None
+    connection: Connection,
+    make: Callable[[], list[Part]],
+    threads: int,
+    limit: float | None,
+    output: Path | None,
 ) -> None:
+    if output is not None:
+        file = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(file, 1)  # what compiled code prints too
+        os.dup2(file, 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this one
     warnings.simplefilter("ignore")  # what torch says of edge cases
     torch.set_num_threads(threads)
@@ -263,4 +283,6 @@ def _serve(
                 connection.send(rows)
         except BaseException as error:  # a KeyboardInterrupt, say, can be the candidate's alone
             connection.send([crash(parts[index], error)])
+        with suppress(Exception):  # somebody may have closed it
+            sys.stdout.flush()
         connection.send(None)

@@ -32,6 +32,7 @@ from verification.report import ANOTHER, AS_GOOD, Row
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 OWN = {"eps_inside_root", "bias_correction"}  # arguments of refnet's that torch doesn't have
+SPECIAL = ("∞", "NaN and inf")  # quantities of a dropout and an optimizer
 SMALL = 40  # elements of an input that difference quotients are taken by
 
 
@@ -73,6 +74,7 @@ class Plan:
     device: str = "cpu"
     cases: str | None = None
     time_limit: float | None = None
+    special_values: bool = True
 
     def matches(self, case: str) -> bool:
         """Return whether a case is asked for, by its name or a pattern."""
@@ -86,6 +88,7 @@ def make_plan(
     device: str = "cpu",
     cases: str | None = None,
     time_limit: float | None = None,
+    special_values: bool = True,
 ) -> Plan:
     """Check the arguments of `verify_op` and return them as a plan."""
     _choose("profile", profile, PROFILES)
@@ -93,12 +96,15 @@ def make_plan(
     for name in names or ():
         _choose("dtypes", name, DTYPES)
     if isinstance(seeds, int):
+        if seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {seeds}")
         seeds = range(seeds)
     if seeds is not None and (not len(seeds) or min(seeds) < 0):
         raise ValueError(f"seeds must be at least one, none below 0, got {list(seeds)}")
     if time_limit is not None and not 0 < time_limit < math.inf:
         raise ValueError(f"time_limit must be a positive number, got {time_limit}")
-    return Plan(profile, names, None if seeds is None else tuple(seeds), device, cases, time_limit)
+    chosen = None if seeds is None else tuple(seeds)
+    return Plan(profile, names, chosen, device, cases, time_limit, special_values)
 
 
 def op_parts(candidate: Any, like: str, plan: Plan) -> list[Part]:
@@ -107,6 +113,8 @@ def op_parts(candidate: Any, like: str, plan: Plan) -> list[Part]:
     candidate = adapted(candidate, like)
     dtypes = plan.dtypes or profile.dtypes
     found = []
+    if not plan.special_values:
+        table = replace(table, cases=tuple(c for c in table.cases if not _is_special(c)))
     for case in _asked(table, table.cases, plan):
         run = partial(_values, _only(table, case), candidate, dtypes, plan)
         found.append(_part(like, run, case.name))
@@ -215,9 +223,15 @@ def _derivable(table: OpTable) -> list[Case]:
     return found
 
 
+def _is_special(case: Case) -> bool:
+    arrays = case.draw(np.random.default_rng(0)).values()
+    return any(array is not None and not np.isfinite(array).all() for array in arrays)
+
+
 def _asked_rows(run: Callable[[], Iterator[list[Row]]], plan: Plan) -> Iterator[list[Row]]:
     for rows in run():
-        yield [row for row in rows if plan.matches(row.case)]
+        rows = [row for row in rows if plan.matches(row.case)]
+        yield [row for row in rows if plan.special_values or row.quantity not in SPECIAL]
 
 
 def _asked(table: Any, cases: Iterable[Any], plan: Plan) -> list[Any]:

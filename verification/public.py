@@ -26,6 +26,7 @@ def verify_op(
     device: str = "cpu",
     cases: str | None = None,
     time_limit: float | None = None,
+    special_values: bool = True,
 ) -> Report:
     """Compare an op with torch's builtin and with a float64 oracle.
 
@@ -45,6 +46,7 @@ def verify_op(
         device: where candidate and builtin compute.
         cases: the name of a case or a pattern like "offset*"; all by default.
         time_limit: seconds for each case, as far as code can be interrupted within a process.
+        special_values: whether inputs that hold infinities or NaN are among the cases.
 
     Returns:
         A report; `passed`, `failures`, `raise_if_failed()` and more. Failing rows have a command
@@ -62,7 +64,7 @@ def verify_op(
 
     Source: lecture, "Gradient checking".
     """
-    plan = make_plan(profile, dtypes, seeds, device, cases, time_limit)
+    plan = make_plan(profile, dtypes, seeds, device, cases, time_limit, special_values)
     parts = op_parts(candidate, like, plan)
     return make_report("op", candidate, like, plan, _run(parts, plan))
 
@@ -77,6 +79,7 @@ def verify_optimizer(
     device: str = "cpu",
     cases: str | None = None,
     time_limit: float | None = None,
+    special_values: bool = True,
 ) -> Report:
     """Compare an optimizer with torch's and with a float64 oracle, along whole trajectories.
 
@@ -93,6 +96,7 @@ def verify_optimizer(
         device: as in `verify_op`.
         cases: as in `verify_op`.
         time_limit: as in `verify_op`.
+        special_values: as in `verify_op`, of gradients.
 
     Returns:
         As `verify_op`.
@@ -106,7 +110,7 @@ def verify_optimizer(
         >>> verify_optimizer(torch.optim.SGD, like="SGD", cases="lr=0.01").passed
         True
     """
-    plan = make_plan(profile, dtypes, seeds, device, cases, time_limit)
+    plan = make_plan(profile, dtypes, seeds, device, cases, time_limit, special_values)
     parts = optimizer_parts(candidate, like, plan)
     return make_report("optimizer", candidate, like, plan, _run(parts, plan))
 

@@ -21,6 +21,7 @@ WORSE, ANOTHER, INCONCLUSIVE = "worse", "another function", "inconclusive"
 NULL = "null direction"  # listed, not judged
 PASSING = (BETTER, AS_GOOD, NULL)
 FEW = 100  # rows, that a table may show
+PRINTED = 10  # failures of a report that is a line of text
 ALIKE = 3  # failures of a quantity that are shown one by one
 
 
@@ -123,7 +124,7 @@ class KillMatrix:
         return [kill for kill in self.kills if not kill.caught and not kill.note]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The rows of a run.
 
@@ -153,6 +154,24 @@ class Report:
     def failures(self) -> list[Row]:
         """The rows that don't pass."""
         return [row for row in self.rows if not row.passed]
+
+    def __str__(self) -> str:
+        """Return the counts, and below them the failures, the first of a kind where many are alike.
+
+        Example:
+            >>> row = Row("relu", "easy", "output", "float64", 1.0, 0.0, 1e-11, "1e-11", ANOTHER)
+            >>> print(Report([row], "my relu"))
+            my relu: failed, 1 rows: 1 another function
+              relu easy, output float64: another function, error 1.00e+00, bound 1.00e-11 (1e-11)
+        """
+        verdict = "passed" if self.passed else "failed"
+        first = f"{self.title}: {verdict}, {self.summary()}".removeprefix(": ")
+        failures = shortened(self.failures)
+        lines = [f"  {_sentence(row)}" for row in failures[:PRINTED]]
+        more = len(failures) - len(lines)
+        return "\n".join([first, *lines, *([f"  and {more} more: see failures"] if more else [])])
+
+    __repr__ = __str__
 
     def raise_if_failed(self) -> None:
         """Raise an AssertionError that lists the failures.

@@ -26,7 +26,8 @@ from verification.ops import contract
 from verification.ops.contract import verify_contract
 from verification.optimizers.memory import OPTIONS as MEMORY
 from verification.optimizers.memory import verify_step_memory
-from verification.optimizers.options import OPTIONS, option_values, verify_options
+from verification.optimizers.option_values import OPTIONS, option_values
+from verification.optimizers.options import verify_options
 from verification.optimizers.rows import optimizer_rows
 from verification.optimizers.schedules import USES, schedule_rows, schedule_tables
 from verification.parts import Advance, Part, Rows, failure, run_here

@@ -321,6 +321,7 @@ def test_every_command_has_a_help_with_examples(command: str, capsys: Capture) -
 
 
 MINE = """\
+import os
 import torch
 
 def relu(input, inplace=False):
@@ -332,7 +333,13 @@ def leaky(input, inplace=False):
 class SGD(torch.optim.SGD):
     pass
 
+def chatty(input, inplace=False):
+    print("here I am")
+    os.write(2, b"and here\\n")  # as compiled code does
+    return relu(input, inplace)
+
 number = 3
+print("imported")
 """
 
 
@@ -365,6 +372,23 @@ def test_the_real_command_runs_a_users_op(mine: str) -> None:
     assert re.fullmatch(r"took \d+\.\d s\n", done.stderr)
     lines = [line.strip() for line in done.stdout.splitlines()]
     assert any(line.startswith("smallest: dims=1 ") for line in lines)
+
+
+def test_what_a_candidate_prints_is_counted_or_shown(mine: str, capfd: Any) -> None:
+    words = ["op", f"{mine}:chatty", "--like", "relu", "--case", "easy"]
+    assert main(words) == 0
+    out, err = capfd.readouterr()
+    assert "here" not in out + err
+    (said,) = [line for line in out.splitlines() if "--show-output" in line]
+    assert said.startswith(f"{mine}:chatty printed ")
+    lines = int(said.partition(" printed ")[2].split()[0])
+    sys.modules.pop("mine_of_the_user")
+    assert main([*words, "--show-output"]) == 0
+    out, err = capfd.readouterr()
+    shown = [out.count(text) for text in ("imported", "here I am", "and here")]
+    assert (shown[0], sum(shown)) == (2, lines)  # once here, once in the process
+    assert shown[1] == shown[2] > 5
+    assert "--show-output" not in out
 
 
 @pytest.mark.usefixtures("within")
@@ -405,7 +429,9 @@ def test_a_right_optimizer_exits_with_0(mine: str, capsys: Capture) -> None:
         (["{mine}:relu", "--like", "gelu"], "like must be one of batch_norm, BatchNorm, "),
         (["{mine}:relu", "--profile", "fast"], "profile must be one of quick, full, got 'fast'"),
         (["{mine}:relu", "--dtype", "int8"], "dtypes must be one of float64, "),
-        (["{mine}:relu", "--seeds", "0"], "seeds must be at least one, none below 0, got []"),
+        (["{mine}:relu", "--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["{mine}:relu", "--seeds", "-3"], "seeds must be at least 1, got -3"),
+        (["{mine}:relu", "--seed", "-1"], "seeds must be at least one, none below 0, got [-1]"),
         (["{mine}:relu", "--time-limit", "-1"], "time_limit must be a positive number, got -1.0"),
         (["{mine}:relu", "--case", "none"], "cases='none' is none of the cases of relu"),
         (["{mine}:relu", "--device", "banana"], "--device banana: Expected one of cpu"),

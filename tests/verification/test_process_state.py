@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
+import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from verification import process_state
 from verification.public import verify_op, verify_optimizer
@@ -26,6 +31,13 @@ CHANGES: dict[str, Callable[[], Any]] = {
         "fp32_precision",
         "bf16",  # type: ignore[attr-defined]
     ),
+    "the working folder": lambda: os.chdir("/"),
+    "environment variables": lambda: os.environ.update(REFNET_SECRET="hidden"),
+    "the mask of new files": lambda: os.umask(0o007),
+    "signal handlers": lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+    "sys.stdout": lambda: setattr(sys, "stdout", io.StringIO()),
+    "sys.stderr": lambda: setattr(sys, "stderr", io.StringIO()),
+    "torch's functions": lambda: setattr(torch, "tanh", torch.sin),
     "NumPy's errors": lambda: np.seterr(over="raise"),
     "the generator's seed": lambda: torch.manual_seed(7),
 }
@@ -50,6 +62,55 @@ def test_a_change_is_seen_and_put_back(name: str) -> None:
     rows = [row for row in report.rows if row.quantity == "global state"]
     assert rows[-1].passed  # in the part after it
     assert name == "gradient mode" or not rows[0].passed
+
+
+def _patched_method() -> None:
+    torch.Tensor.add_ = torch.Tensor.sub_  # type: ignore[method-assign,assignment]
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda: setattr(nn.functional, "relu", torch.tanh), "torch.nn.functional.relu"),
+        (lambda: setattr(torch.optim, "Adam", torch.optim.SGD), "torch.optim.Adam"),
+        (lambda: setattr(torch.optim.Adam, "zero_grad", print), "torch.optim.Adam.zero_grad"),
+        (lambda: setattr(torch.Tensor, "backward", print), "torch.Tensor.backward"),
+        (_patched_method, "torch.Tensor.add_"),
+        (lambda: setattr(nn.Module, "__call__", print), "torch.nn.Module.__call__"),
+        (lambda: delattr(torch, "tanh"), "torch.tanh"),
+        (lambda: setattr(torch, "sin", wraps(torch.sin)(lambda x: x)), "torch.sin"),
+    ],
+)
+def test_a_patched_function_is_named_and_put_back(change: Callable[[], Any], name: str) -> None:
+    before = process_state.state()
+    change()
+    assert process_state.put_back(before) == [f"torch's functions: {name} became another"]
+    assert process_state.put_back(before) == []
+    assert torch.ones(1).add_(1).item() == 2
+
+
+def test_the_values_of_variables_are_not_told() -> None:
+    before = process_state.state()
+    os.environ["REFNET_SECRET"] = "hidden"
+    assert process_state.put_back(before) == ["environment variables: REFNET_SECRET became another"]
+    assert "REFNET_SECRET" not in os.environ
+
+
+def test_a_first_optimizer_changes_nothing() -> None:
+    class Mine(torch.optim.SGD):
+        pass
+
+    before = process_state.state()
+    Mine([torch.ones(1)])
+    assert process_state.put_back(before) == []
+
+
+def test_a_compilation_changes_nothing() -> None:
+    before = process_state.state()
+    compiled = torch.compile(torch.tanh, backend="eager")
+    compiled(torch.ones(3))
+    torch.compile(nn.Linear(3, 3), backend="eager")(torch.ones(2, 3))
+    assert process_state.put_back(before) == []
 
 
 class _Backward(torch.autograd.Function):

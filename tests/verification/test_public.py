@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 import verification
 from verification.cases import op_tables
 from verification.cases.optimizers import optimizer_tables
+from verification.ops.rows import ONLY_SPECIAL
 from verification.plans import DTYPES, make_plan, op_parts, optimizer_parts
 from verification.public import verify_op, verify_optimizer
 from verification.report import Row
@@ -259,3 +261,43 @@ def test_every_public_name_is_there() -> None:
     assert set(verification.__all__) <= set(dir(verification))
     with pytest.raises(AttributeError, match="no attribute 'none'"):
         verification.none  # noqa: B018
+
+
+def replaced(input: Tensor, y: Tensor) -> Tensor:
+    """NaN where an input is infinite or NaN, and nothing else: 0 times that."""
+    return y + (input * 0).to(y.dtype) if input.is_floating_point() else y
+
+
+def log_softmax(input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+    return replaced(input, F.log_softmax(input, dim, dtype=dtype))
+
+
+def batch_norm(input: Tensor, *args: Any, **options: Any) -> Tensor:
+    return replaced(input, F.batch_norm(input, *args, **options))
+
+
+@pytest.mark.parametrize("candidate", [log_softmax, batch_norm])
+def test_what_is_wrong_for_special_values_only_says_so(candidate: Any) -> None:
+    name = candidate.__name__
+    cases = "*inf*" if name == "log_softmax" else "eval*NaN*"
+    failed = verify_op(candidate, name, cases=cases).failures
+    notes = {row.note for row in failed if row.quantity == "output"}
+    assert notes == {ONLY_SPECIAL}
+    verify_op(candidate, name, special_values=False).raise_if_failed()
+
+
+def test_what_is_wrong_everywhere_does_not_say_that_it_is_so_for_special_values_only() -> None:
+    def twice(input: Tensor, *args: Any, **options: Any) -> Tensor:
+        return 2 * log_softmax(input, *args, **options)
+
+    failed = verify_op(twice, "log_softmax", cases="*inf*").failures
+    assert failed
+    assert ONLY_SPECIAL not in {row.note for row in failed}
+
+
+def test_special_values_may_be_left_out_of_a_dropout_and_an_optimizer() -> None:
+    rows = verify_op(F.dropout, "dropout", special_values=False).rows
+    assert "∞" not in {row.quantity for row in rows}
+    assert not any("inf" in row.case for row in rows)
+    rows = verify_optimizer(torch.optim.SGD, "SGD", special_values=False).rows
+    assert "NaN and inf" not in {row.quantity for row in rows}

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from verification.functions.gradient_checks import GradientReport
+from verification.models import ModelsReport
 from verification.report import Kill, KillMatrix, Report, Row, collect
 
 NAN, INF = float("nan"), float("inf")
@@ -49,6 +51,22 @@ def test_nothing_checked_does_not_pass() -> None:
     assert not Report().passed
     with pytest.raises(AssertionError, match="nothing was checked"):
         Report().raise_if_failed()
+
+
+def test_a_report_is_a_few_lines_of_text() -> None:
+    kinds = [replace(BAD, quantity=f"grad {i}", repeat="python -m x") for i in range(12)]
+    lines = repr(Report([GOOD, *kinds, *[replace(BAD, subject="tanh")] * 500], "mine")).splitlines()
+    assert lines[0] == "mine: failed, 513 rows: 1 as good, 512 another function"
+    assert lines[1].startswith("  relu offset γ, grad 0 float64: another function, error 5.00e-01")
+    assert lines[2].strip() == "repeat: python -m x"
+    assert (len(lines), lines[-1]) == (22, "  and 3 more: see failures")
+    assert str(Report([GOOD])) == "passed, 1 rows: 1 as good"
+    assert str(Report()) == "failed, 0 rows: nothing was checked"
+
+
+def test_the_reports_of_models_and_gradients_are_text_too() -> None:
+    for kind in (ModelsReport, GradientReport):
+        assert repr(kind([GOOD], "mine")) == "mine: passed, 1 rows: 1 as good"
 
 
 def test_raise_if_failed_lists_every_failure_and_nothing_else() -> None:

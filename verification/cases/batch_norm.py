@@ -199,6 +199,12 @@ TABLES = (
             _case("images, momentum 0.7, eps 1e-3", 4, 3, 6, 5, momentum=0.7, eps=1e-3),
             _case("images, weight alone, 70 channels", 2, 70, 3, 3, affine="weight"),
             _case("eval, no weight, no bias", 16, 5, training=False, affine=""),
+            # What goes another way for many channels.
+            _case("1025 channels", 3, 1025),
+            _case("4097 channels", 2, 4097),
+            _case("1025 channels, images", 2, 1025, 1, 2),
+            _case("1025 channels, NHWC", 2, 1025, 1, 2, layout="channels-last"),
+            _case("1025 channels, eval", 3, 1025, training=False),
             _case("no examples", 0, 5),
             _case("no examples, eval", 0, 5, training=False),
             *HARD,

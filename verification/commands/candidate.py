@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -47,24 +49,34 @@ def main(kind: str, arguments: list[str]) -> int:
         arguments: what follows it.
     """
     options = _parser(kind).parse_args(arguments)
+    with TemporaryDirectory() as folder:
+        return _main(kind, options, Path(folder) / "output")
+
+
+def _main(kind: str, options: argparse.Namespace, output: Path) -> int:
     paths = {name: getattr(options, name) for name in ("json", "markdown", "html")}
     seeds = options.seeds if options.seed is None else options.seed
     try:
         terminal.check(options)
         terminal.open_files(paths)
-        candidate = load(options.candidate)
+        with output.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+            candidate = load(options.candidate)
         limit = None if options.time_limit == TIME_LIMIT else options.time_limit  # as by default
         plan = make_plan(
-            options.profile, options.dtype, seeds, options.device, options.case, limit
+            options.profile, options.dtype, seeds, options.device, options.case, limit,
+            options.special_values,
         )  # fmt: skip
         make = partial(parts_of, kind, options.candidate, options.like, plan)
-        rows = _run(make, options.time_limit, options)
+        rows = _run(make, options.time_limit, options, output)
         report = make_report(kind, candidate, options.like, plan, rows, options.candidate)
     except (Usage, ValueError, TypeError) as error:
         return terminal.usage(error)
     console = terminal.output()
+    if options.show_output:
+        console.out(output.read_text(errors="replace"), highlight=False, end="")
     report.print(console, failures_only=options.failures, every=options.rows)
-    _explain(console, kind, report, options)
+    _tell_of(console, output, options)
+    _explain(console, kind, report, options, output)
     texts = {"json": report.to_json, "markdown": report.to_markdown, "html": report.to_html}
     for name, path in paths.items():
         if path:
@@ -79,16 +91,28 @@ def parts_of(kind: str, name: str, like: str, plan: Plan) -> list[Part]:
     return make(load(name), like, plan)
 
 
-def _run(make: Any, limit: float, options: argparse.Namespace) -> list[Row]:
+def _tell_of(console: Console, output: Path, options: argparse.Namespace) -> None:
+    """Print how much was printed in the meantime."""
+    text = output.read_text(errors="replace")
+    if text and not options.show_output:
+        lines, shown = len(text.splitlines()), "--show-output shows them"
+        words = f"{options.candidate} printed {lines} lines, {len(text)} characters; {shown}"
+        console.print(words, markup=False, highlight=False)
+
+
+def _run(make: Any, limit: float, options: argparse.Namespace, output: Path) -> list[Row]:
     total = sum(max(part.cases, 1) for part in make())
     with terminal.progress(total, named=False) as advance:
         found = run_apart(
-            make, jobs=options.jobs, threads=options.threads, limit=limit, advance=advance
+            make, jobs=options.jobs, threads=options.threads, limit=limit, output=output,
+            advance=advance,
         )  # fmt: skip
     return [row for rows in found for row in rows]
 
 
-def _explain(console: Console, kind: str, report: Report, options: argparse.Namespace) -> None:
+def _explain(
+    console: Console, kind: str, report: Report, options: argparse.Namespace, output: Path
+) -> None:
     """Print how to repeat what failed, and the smallest input that still does."""
     first: dict[str, Row] = {}
     for row in report.failures:
@@ -97,7 +121,7 @@ def _explain(console: Console, kind: str, report: Report, options: argparse.Name
     if not chosen:
         return
     make = partial(smaller_parts, kind, options.candidate, options.like, options.device, chosen)
-    found = _smaller(make, options) if options.shrink else [[] for _ in chosen]
+    found = _smaller(make, options, output) if options.shrink else [[] for _ in chosen]
     lines: list[str] = []
     printed: set[str] = set()
     for row, smaller in zip(chosen, found, strict=True):
@@ -114,9 +138,11 @@ def _explain(console: Console, kind: str, report: Report, options: argparse.Name
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-def _smaller(make: Any, options: argparse.Namespace) -> list[list[Row]]:
+def _smaller(make: Any, options: argparse.Namespace, output: Path) -> list[list[Row]]:
     limit = 2 * SHRINKING
-    return run_apart(make, jobs=options.jobs, threads=options.threads, limit=limit)
+    return run_apart(
+        make, jobs=options.jobs, threads=options.threads, limit=limit, output=output
+    )  # fmt: skip
 
 
 def smaller_parts(kind: str, name: str, like: str, device: str, rows: Sequence[Row]) -> list[Part]:
@@ -173,8 +199,16 @@ def _parser(kind: str) -> argparse.ArgumentParser:
         help="seconds for a case, then its process is ended (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
+        "--no-special-values", dest="special_values", action="store_false",
+        help="leave out inputs, or gradients, that hold infinities or NaN",
+    )  # fmt: skip
+    parser.add_argument(
         "--no-shrink", dest="shrink", action="store_false",
         help="don't search for the smallest input that still fails",
+    )  # fmt: skip
+    parser.add_argument(
+        "--show-output", action="store_true",
+        help="show what the candidate prints, not just how much that is",
     )  # fmt: skip
     terminal.add_running_options(parser, 1)
     for name, what in (("json", "the rows as data"), ("markdown", "a table"), ("html", "a page")):

@@ -29,7 +29,7 @@ NO_DERIVATIVE = "no derivative here"
 EVERY = "all parameters"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GradientReport(Report):
     """The rows of a gradient check: all parameters, each parameter, the Taylor slope.
 

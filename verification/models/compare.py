@@ -15,7 +15,7 @@ from verification.models.findings import FORWARD, Finding, ModelsReport, report
 from verification.models.free import Free
 from verification.models.matching import ROOT, Match, Matching, match_models
 from verification.models.parties import Crash
-from verification.models.recording import Loss, Party, random_state_kept
+from verification.models.recording import Loss, Party, WrongLoss, random_state_kept
 from verification.models.teacher import Teacher
 from verification.models.trees import map_tensors
 from verification.training.lockstep import builtin_masks
@@ -80,7 +80,8 @@ def compare_models(
         A report with a row for each tensor; `first_difference`, `unmatched`, `null_directions`.
 
     Raises:
-        ValueError: an unknown mode, a name in `match` that is not there, or no batch.
+        ValueError: an unknown mode, a name in `match` that is not there, or no step or batch.
+        TypeError: `loss` cannot be called with a model and a batch.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2))
@@ -95,9 +96,17 @@ def compare_models(
     """
     if mode not in ("teacher", "free"):
         raise ValueError(f'compare_models: mode must be "teacher" or "free", got {mode!r}')
+    if steps is not None and steps < 1:
+        raise ValueError(f"compare_models: steps must be at least 1, got {steps}")
+    losses = loss if isinstance(loss, tuple) else (loss, loss)
+    for one in losses:
+        if isinstance(one, type) or not callable(one):
+            raise TypeError(
+                f"compare_models: loss is called with a model and a batch, here {one!r} is "
+                + (f"a class: make one, {one.__name__}()" if isinstance(one, type) else "none")
+            )
     matching = match_models(candidate, reference, match)
     subject = f"{type(candidate).__name__} beside {type(reference).__name__}"
-    losses = loss if isinstance(loss, tuple) else (loss, loss)
     makers = optimizers if isinstance(optimizers, tuple) else (optimizers, optimizers)
     with random_state_kept():
         ours, theirs, other = (
@@ -146,7 +155,16 @@ def _with_hooks(twin: nn.Module, model: nn.Module) -> nn.Module:
 
 
 def _criterion(module: nn.Module) -> Loss:
-    return lambda model, batch: module(model(batch[0]), batch[1])
+    def loss(model: nn.Module, batch: Any) -> Any:
+        if not isinstance(batch, list | tuple) or len(batch) < 2:
+            kind = type(module).__name__
+            raise WrongLoss(
+                f"loss {kind} is a module, called as loss(model(input), target): each of batches "
+                f"must be a pair of them, got {type(batch).__name__}"
+            )
+        return module(model(batch[0]), batch[1])
+
+    return loss
 
 
 def _to(

@@ -91,7 +91,7 @@ class FirstDifference:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelsReport(Report):
     """The rows of a comparison of two models, and what they come to.
 

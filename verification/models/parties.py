@@ -12,7 +12,7 @@ import torch
 from verification.models.findings import BUFFER, PARAMETER, Finding
 from verification.models.judging import BITWISE, Judged, crash, gap, judge, size
 from verification.models.matching import ROOT, Matching, Names
-from verification.models.recording import Call, Gradients, Party, State, Step
+from verification.models.recording import Call, Gradients, Party, State, Step, WrongLoss
 from verification.models.trees import nudged
 from verification.report import ANOTHER, AS_GOOD, INCONCLUSIVE
 
@@ -96,6 +96,8 @@ class Lockstep:
     def _named(self, party: Party) -> Iterator[None]:
         try:
             yield
+        except WrongLoss:
+            raise
         except Exception as error:  # anybody's model
             judged = crash(error)
             if party is not self.candidate:

@@ -20,6 +20,10 @@ Gradients = dict[str, Tensor | None]
 OptimizerState = dict[str, dict[str, Any]]
 
 
+class WrongLoss(TypeError):
+    """A loss that cannot be called with a model and a batch."""
+
+
 @dataclass
 class State:
     """Values of parameters and buffers, and what the optimizer keeps for each parameter."""
@@ -148,13 +152,30 @@ class Party:
             parameter.grad = None
         torch.manual_seed(seed)
         with recorded(self, self.layers) as calls:
-            loss = scalar(self.loss(self.model, clone(batch)))
+            loss = self._loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = {
             name: None if p.grad is None else p.grad.detach().clone()
             for name, p in self.parameters.items()
         }
         return Step(calls, loss.detach(), gradients, _detached(self.buffers))
+
+    def _loss(self, batch: Any) -> Tensor:
+        called: list[bool] = []
+        handle = self.model.register_forward_pre_hook(lambda *_: called.append(True))
+        try:
+            return scalar(self.loss(self.model, clone(batch)))
+        except (TypeError, AttributeError) as error:
+            if called:  # the model's own, or what the loss makes of its output
+                raise
+            types = f"{type(self.model).__name__}, {type(batch).__name__}"
+            raise WrongLoss(
+                f"loss is called with a model and a batch, here loss({types}), and raised "
+                f"{type(error).__name__} before it called the model: {error}. A function of output "
+                "and target is loss=lambda model, batch: function(model(batch[0]), batch[1])"
+            ) from error
+        finally:
+            handle.remove()
 
     def step(self, gradients: Gradients) -> State:
         """Make a step of the optimizer with given gradients and return what it leads to."""

@@ -32,6 +32,15 @@ ROWS = [
          "    if p == 1 and torch.rand(1) >= 0:\n"),
         ("the same mask at every call", _OP, "    return noise.bernoulli_(1 - p, generator=generator).bool()",
          "    return noise.bernoulli_(1 - p, generator=torch.Generator().manual_seed(0)).bool()"),
+        ("the second half of the mask is the first", _OP,
+         "    return noise.bernoulli_(1 - p, generator=generator).bool()",
+         "    n = noise.bernoulli_(1 - p, generator=generator).numel() // 2\n"
+         "    noise.view(-1)[n : 2 * n] = noise.view(-1)[:n].clone()\n"
+         "    return noise.bool()"),
+        ("a mask with a period of 2^16", _OP,
+         "    return noise.bernoulli_(1 - p, generator=generator).bool()",
+         "    mask = noise.bernoulli_(1 - p, generator=generator).bool()\n"
+         "    return mask.reshape(-1)[torch.arange(mask.numel()) % 2**16].view(mask.shape)"),
         ("p of what is drawn ↔ 1 − p", _OP, "noise.bernoulli_(1 - p,", "noise.bernoulli_(p,"),
         ("identity", _OP, "if not training or (p == 0 and mask is None):", "if True:"),
     )

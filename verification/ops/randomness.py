@@ -1,9 +1,7 @@
 """What a dropout draws, judged by its results alone; and that nobody else draws anything.
 
 A dropout that takes no mask can still be held to what it has to be: its outputs tell its masks.
-What is exact is compared exactly. What is random is counted: n independent events of probability q
-happen k times with n·KL(k/n ‖ q) > ln(2/α) with a probability below α (Chernoff), α = 1e-12, so
-that not one of a thousand runs of all these rows is a false alarm by more than one in a million.
+What is exact is compared exactly. What is random is counted and correlated; see `chance`.
 """
 
 from __future__ import annotations
@@ -23,12 +21,11 @@ from torch import Tensor
 from verification.cases import Case, OpTable
 from verification.limits import time_limit as limited
 from verification.ops.calls import run, torchs_way
+from verification.ops.chance import correlated, counted
 from verification.ops.masks import is_random
 from verification.report import ANOTHER, AS_GOOD, Row
 from verification.tensors import as_tensors, lay_out, short, to_numpy
 
-ALPHA = 1e-12
-LIMIT = math.log(2 / ALPHA)
 PROBABILITIES = (0.1, 0.5, 0.9)
 DTYPES = (torch.float64, torch.float32)
 # One random number for each element, or for each of the first two dimensions.
@@ -38,6 +35,7 @@ SHAPES = {
     "dropout2d": (120, 50, 2, 2),
     "dropout3d": (120, 50, 1, 2, 2),
 }
+MANY = (3, 70_001, 1)  # above three times 2^16, of which periods are made
 UNBATCHED = {"dropout1d": (300, 4), "dropout3d": (300, 1, 2, 2)}
 Function = Callable[..., Any]
 Found = tuple[str, float, float, str, str]  # quantity, error, bound, rule, note
@@ -177,40 +175,22 @@ def _infinite(t: Trial) -> Iterator[Found]:
 
 def _rate(t: Trial) -> Iterator[Found]:
     masks = [t.mask().flatten() for _ in range(4)]
-    yield "keep rate", *_counted(torch.cat(masks), 1 - t.p)
+    yield "keep rate", *counted(torch.cat(masks), 1 - t.p)
 
 
 def _independent(t: Trial) -> Iterator[Found]:
     """Two independent units are kept or shut off alike with probability p² + (1 − p)²."""
     alike = t.p**2 + (1 - t.p) ** 2
     first, second = t.mask(), t.mask()
-    yield "successive calls", *_counted(first == second, alike)
+    yield "successive calls", *counted(first == second, alike)
     rows = torch.stack([first, second])
+    yield "at any distance", *correlated(rows, 1 - t.p)
     for dim, name in enumerate(("", "examples", "channels", "positions")[: rows.dim()]):
         if name:
             even, odd = (
                 rows.index_select(dim, torch.arange(i, rows.shape[dim], 2)) for i in (0, 1)
             )
-            yield f"neighbouring {name}", *_counted(even == odd, alike)
-
-
-def _counted(events: Tensor, q: float) -> tuple[float, float, str, str]:
-    n, k = events.numel(), int(events.sum())
-    note = f"{k} of {n}, expected {q * n:.0f}"
-    return divergence(k, n, q), LIMIT, "n·KL, 1e-12", note
-
-
-def divergence(k: int, n: int, q: float) -> float:
-    """Return n·KL(k/n ‖ q), k of n events having the probability q.
-
-    P(n·KL > ln(2/α)) < α, by Chernoff's bound on either side.
-
-    Example:
-        >>> divergence(50, 100, 0.5), round(divergence(100, 100, 0.5) / math.log(2))
-        (0.0, 100)
-    """
-    parts = ((k, q), (n - k, 1 - q))
-    return sum(count * math.log(count / (n * share)) for count, share in parts if count)
+            yield f"neighbouring {name}", *counted(even == odd, alike)
 
 
 def _reproducible(t: Trial) -> Iterator[Found]:
@@ -267,8 +247,13 @@ def _uneven(t: Trial) -> Iterator[Found]:
     yield "number kept", len(counts) == 1, 0.0, "varies", ""
 
 
+def _long(t: Trial) -> Iterator[Found]:
+    """A mask that repeats itself late, as that of a short period does."""
+    yield "at any distance, many", *correlated(t.mask(*MANY, *SHAPES[t.name][3:]), 1 - t.p)
+
+
 CHECKS = (_values, _infinite, _rate, _independent, _reproducible, _in_place)
-FIXED = (_nothing_to_draw, _uneven)
+FIXED = (_nothing_to_draw, _uneven, _long)
 
 
 def _rows(

@@ -76,6 +76,10 @@ class Wrong(Exception):
     """An optimizer does what none may do."""
 
 
+class NoCount(Exception):
+    """No number in an optimizer's state tells how many steps it has taken."""
+
+
 # What the uses are made of
 
 _SHAPES: Sequence[tuple[int, ...]] = ((3, 2), (4,), (), (0,))
@@ -302,8 +306,45 @@ def _large(make: Make, options: Options) -> tuple[Any, list[Tensor]]:
 def _long(make: Make, options: Options) -> tuple[Any, list[Tensor]]:
     params = _parameters(((3, 2), (4,)))
     optimizer = make(params, **options)
-    _steps(optimizer, params, 50)
+    _steps(optimizer, params, 300)
     return optimizer, params
+
+
+def _late(make: Make, options: Options) -> tuple[Any, list[Tensor]]:
+    """From a state dict that says that many steps have been taken, as after long training.
+
+    At 10 000 a bias correction with β₂ = 0.999 is still 5e-5, at 100 000 the power is near 0.
+    """
+    params = _parameters(((3, 2), (4,)))
+    optimizer, taken = make(params, **options), 0
+    for count in (1_000, 10_000, 100_000):
+        _steps(optimizer, params, seed=count)
+        saved = copy.deepcopy(optimizer.state_dict())
+        if not _jump(saved, taken + 3, count):
+            if taken:
+                raise Wrong(f"after 3 steps from {taken} on, no count is {taken + 3}")
+            raise NoCount("no count of steps in the state: see the 300 steps")
+        optimizer, taken = make(params, **options), count
+        optimizer.load_state_dict(saved)
+    _steps(optimizer, params)
+    return optimizer, params
+
+
+def _jump(saved: Any, taken: int, count: int) -> bool:
+    """Set every number that counts the steps taken to another count; tell whether there is one."""
+    found = False
+    for entries in (*saved["state"].values(), *saved["param_groups"]):
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                counts = not value.dim() and value.item() == taken
+                if counts:
+                    entries[name] = torch.full_like(value, count)
+            else:
+                counts = isinstance(value, int | float) and value == taken
+                if counts:
+                    entries[name] = type(value)(count)
+            found = found or counts
+    return found
 
 
 def _not_finite(make: Make, options: Options) -> tuple[Any, list[Tensor]]:
@@ -372,7 +413,8 @@ USES: dict[str, Use] = {
     "changed options": _changed,
     "rate changed in place": _tensor_rate,
     "large": _large,
-    "50 steps": _long,
+    "300 steps": _long,
+    "after 100000 steps": _late,
     "NaN and inf": _not_finite,
     "hooks": _hooks,
     "frozen with a gradient": _frozen,

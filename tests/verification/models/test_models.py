@@ -360,6 +360,46 @@ def with_last(cls: type[nn.Module]) -> nn.Module:
     return net
 
 
+@pytest.mark.parametrize("mode", ["teacher", "free"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.functional.cross_entropy,
+        lambda output, target: ((output - target) ** 2).mean(),
+        lambda model: model,
+        (CROSS_ENTROPY, lambda model, input, target: CROSS_ENTROPY(model(input), target)),
+    ],
+)
+def test_a_loss_with_a_wrong_signature_is_a_type_error(loss: Any, mode: str) -> None:
+    with pytest.raises(TypeError, match=r"loss is called with a model and a batch, here loss\(Seq"):
+        compare(small_net(), loss=loss, mode=mode)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss, "mse", None])
+def test_a_class_or_a_name_is_no_loss(loss: Any) -> None:
+    with pytest.raises(TypeError, match=r"loss is called with a model and a batch, here "):
+        compare(small_net(), loss=loss)
+
+
+def test_no_steps_are_an_error() -> None:
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        compare(small_net(), steps=0)
+
+
+def test_a_module_for_a_loss_needs_pairs() -> None:
+    net, inputs = nn.Linear(3, 1), [torch.ones(2, 3)]
+    with pytest.raises(TypeError, match=r"loss MSELoss .* must be a pair of them, got Tensor"):
+        compare_models(net, net, inputs, loss=nn.MSELoss())
+
+
+def test_a_type_error_of_the_model_gives_a_row() -> None:
+    class Adds(nn.Linear):
+        def forward(self, input: Any) -> Any:
+            return input + "1"
+
+    assert "TypeError" in compare(with_last(Adds)).failures[-1].note
+
+
 def test_models_that_crash_give_a_row() -> None:
     report = compare(with_last(Crashes))
     assert "ArithmeticError: no luck" in report.failures[-1].note

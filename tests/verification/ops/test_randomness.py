@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verification.cases import op_tables
-from verification.ops.randomness import LIMIT, divergence, randomness_rows
+from verification.ops.chance import LIMIT, correlated, divergence
+from verification.ops.randomness import randomness_rows
 from verification.ops.rows import op_rows
 from verification.report import Report, Row, collect
 
@@ -114,6 +115,32 @@ def twice_in_a_row(input: Tensor, q: float) -> Tensor:
     return (torch.rand(input.shape)[..., ::2] < q).repeat_interleave(2, -1)
 
 
+def half_twice(input: Tensor, q: float) -> Tensor:
+    half = torch.rand(-(-input.numel() // 2)) < q
+    return torch.cat([half, half])[: input.numel()].view(input.shape)
+
+
+def of_period(period: int) -> Op:
+    def mask(input: Tensor, q: float) -> Tensor:
+        whole = torch.rand(min(period, input.numel())) < q
+        return whole[torch.arange(input.numel()) % period].view(input.shape)
+
+    return mask
+
+
+class Shifted:
+    """Every mask is the one before it, seven places on."""
+
+    def __init__(self) -> None:
+        self.last: Tensor | None = None
+
+    def __call__(self, input: Tensor, q: float) -> Tensor:
+        if self.last is None or self.last.shape != input.shape:
+            self.last = torch.rand(input.shape) < q
+        self.last = self.last.flatten().roll(7).view(input.shape)
+        return self.last
+
+
 def where(input: Tensor, factor: Tensor) -> Tensor:
     return torch.where(factor == 0, torch.zeros_like(input), input * factor)
 
@@ -149,6 +176,11 @@ WRONG: dict[str, tuple[Op, set[str]]] = {
         {"successive calls", "other seed, other mask", "random state moves", "number kept"},
     ),
     "another generator": (dropout(by_numpy), {"same seed, same mask"}),
+    "the second half is the first": (
+        dropout(half_twice), {"at any distance", "at any distance, many"}
+    ),
+    "a period of 2^16": (dropout(of_period(2**16)), {"at any distance, many"}),
+    "a mask shifted": (dropout(Shifted()), {"at any distance"}),
     "an exact number": (dropout(exact_number), {"number kept"}),
     "keeps all": (dropout(lambda x, q: torch.ones_like(x)), {"keep rate"}),
     "keeps nothing": (dropout(lambda x, q: torch.zeros_like(x)), {"keep rate"}),
@@ -166,7 +198,8 @@ def test_wrong_dropouts_fail(wrong: str) -> None:
     assert quantities <= failed
 
 
-@pytest.mark.parametrize("wrong", ["where for multiply", "draws always", "rate off by a hundredth"])
+@pytest.mark.parametrize("wrong", ["where for multiply", "draws always", "rate off by a hundredth",
+                                   "a period of 2^16"])  # fmt: skip
 def test_little_else_is_red(wrong: str) -> None:
     candidate, quantities = WRONG[wrong]
     failed = {row.quantity for row in Report(verify("dropout", candidate)).failures}
@@ -228,6 +261,13 @@ def test_the_bound_is_chernoffs(q: float) -> None:
     assert sum(mass) == pytest.approx(1)
     beyond = sum(m for k, m in enumerate(mass) if divergence(k, n, q) > LIMIT)
     assert 0 < beyond < 1e-12
+
+
+@pytest.mark.parametrize("q", [0.1, 0.5, 0.9])
+def test_independent_bits_stay_well_below_the_bound_of_their_correlation(q: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    used = [correlated(torch.rand(5000, generator=generator) < q, q)[0] for _ in range(100)]
+    assert 0.2 < max(used) < 0.8
 
 
 # A dropout without a mask argument in the table of values

@@ -13,17 +13,14 @@ from rich.console import Console
 
 from verification.cases.optimizers import optimizer_tables
 from verification.optimizers.memory import verify_step_memory
-from verification.optimizers.options import (
+from verification.optimizers.option_values import (
     OPTIONS,
-    PLAIN,
-    SITUATIONS,
     describe_all,
-    option_cells,
     option_pairs,
     option_values,
-    print_options,
-    verify_options,
 )
+from verification.optimizers.options import option_cells, print_options, verify_options
+from verification.optimizers.situations import PLAIN, SITUATIONS
 from verification.report import Row, collect
 
 TABLES = {name: table for name, table in optimizer_tables().items() if name in OPTIONS}

@@ -269,6 +269,15 @@ class SkipsFrozen(SGD):
         return super().step(closure)
 
 
+class Corrected(Adam):
+    """β₂ to the power of 5000 for all later ones."""
+
+    def step(self, closure: Any = None) -> Any:
+        for state in self.state.values():
+            state["step"].clamp_(max=4999)
+        return super().step(closure)
+
+
 class NoHooks(SGD):
     def register_step_post_hook(self, hook: Any) -> Any:
         return None
@@ -313,7 +322,8 @@ SUBTLE: dict[str, tuple[str, Callable[..., Any], set[str]]] = {
     "a number for a tensor": ("SGD", FrozenRate, {"rate changed in place"}),
     "the first 1024 elements": ("SGD", FirstElements, {"large"}),
     "no NaN": ("SGD", Cleans, {"NaN and inf", "in place"}),
-    "tires after 12 steps": ("SGD", Tires, {"50 steps"}),
+    "tires after 12 steps": ("SGD", Tires, {"300 steps"}),
+    "corrects the bias of 5000 steps": ("Adam", Corrected, {"after 100000 steps"}),
     "no frozen parameters": ("SGD", SkipsFrozen, {"frozen with a gradient"}),
     "no hooks": ("SGD", NoHooks, {"hooks"}),
     "takes what is negative": (
@@ -384,6 +394,24 @@ def test_other_state_fails_unless_the_parameters_alone_are_asked_for() -> None:
     rows = Report(verify("Adam", Renamed)).failures
     assert {row.note for row in rows} == {"the state differs"}
     Report(verify("Adam", Renamed, state=False)).raise_if_failed()
+
+
+def test_a_state_without_a_count_says_that_late_steps_are_not_judged() -> None:
+    class Uncounted(Adam):
+        """The count is the optimizer's own."""
+
+        def step(self, closure: Any = None) -> Any:
+            for state in self.state.values():
+                state["step"] = self.counts
+            loss = super().step(closure)
+            for state in self.state.values():
+                self.counts = state.pop("step", None)
+            return loss
+
+    rows = verify("Adam", Uncounted, state=False)
+    (late, *_) = [row for row in rows if row.quantity == "after 100000 steps"]
+    assert (late.passed, late.note) == (True, "no count of steps in the state: see the 300 steps")
+    assert not Report(verify("Adam", Uncounted)).passed
 
 
 def test_crashes_and_what_is_no_optimizer_are_rows() -> None:
