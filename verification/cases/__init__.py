@@ -68,6 +68,8 @@ class OpTable:
         bitwise: whether the candidate's result must have every bit of the builtin's.
         every_size: quantities whose small values have to be right beside large ones; none that are
             what a sum leaves over.
+        rounded: the oracle's argument for the relative error of a number that whoever computes in
+            float64 has to round on the way; its response knows of it.
         expanded: the dimension along which an expanded tensor repeats itself.
         options: which values the options have, for the coverage of pairs.
         space: all that a case can be made of, options and sizes, the simplest values first.
@@ -86,6 +88,7 @@ class OpTable:
     parameters: tuple[str, ...] = ()
     bitwise: bool = False
     every_size: tuple[str, ...] = ()
+    rounded: str = ""
     expanded: int = 0
     options: Options | None = None
     space: Options | None = None

@@ -140,6 +140,7 @@ TABLES = (
         candidate=functional.batch_norm,
         builtin=builtin.batch_norm,
         oracle=oracle,
+        rounded="mean_error",
         differentiable=("input", "weight", "bias"),
         buffers=("running_mean", "running_var"),
         parameters=("weight", "bias", "running_mean", "running_var"),

@@ -114,12 +114,13 @@ def _oracle(
     affine: bool,
     track_running_stats: bool,
     cotangent: Any,
+    mean_error: float = 0.0,
 ) -> Result:
     by_batch = training or not track_running_stats
     share: Any = 1 / np.longdouble(COUNT + 1) if momentum is None else momentum
     result = oracle(
         input, running_mean, running_var, weight, bias,
-        training=by_batch, momentum=share, eps=eps, cotangent=cotangent,
+        training=by_batch, momentum=share, eps=eps, cotangent=cotangent, mean_error=mean_error,
     )  # fmt: skip
     if num_batches_tracked is not None:
         counted = exact(num_batches_tracked + training)
@@ -168,6 +169,7 @@ TABLES = (
         candidate=called(nn),
         builtin=called(builtin),
         oracle=_oracle,
+        rounded="mean_error",
         differentiable=("input", "weight", "bias"),
         cases=tuple(map(_case, combinations(OPTIONS))),
         buffers=("running_mean", "running_var", "num_batches_tracked"),

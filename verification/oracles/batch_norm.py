@@ -26,6 +26,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     cotangent: npt.ArrayLike,
+    mean_error: float = 0.0,
 ) -> Result:
     """Normalize each channel, then scale and shift it.
 
@@ -46,6 +47,8 @@ def batch_norm(
         momentum: share of the new statistic in the running average.
         eps: added to the variance, inside the root.
         cotangent: dL/dz~, shape of the input.
+        mean_error: what mu is off by, relative to it: to see what rounding it does. Two values
+            close together become -1 and 1 whatever they are, but not if mu lies off their middle.
 
     Returns:
         "output", "grad input", "grad weight", "grad bias", "running_mean", "running_var": those
@@ -85,6 +88,8 @@ def batch_norm(
 
     if training and count:
         mu, centered = _center(z, axes)
+        with np.errstate(invalid="ignore"):
+            centered = centered - mu * exact(mean_error) if mean_error else centered
         var = (centered**2).mean(axes, keepdims=True)
         share = np.longdouble(momentum)
         statistics = {"running_mean": mu, "running_var": var * count / (count - 1)}

@@ -244,3 +244,16 @@ def test_no_oracle_imports_what_it_judges(file: Path) -> None:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         assert not {name.split(".")[0] for name in names} & {"torch", "refnet"}, file.name
+
+
+def test_two_values_close_together_show_what_rounding_does_to_their_mean() -> None:
+    """Their outputs are -1 and 1, however they are nudged, but not about a mean that is off."""
+    z = np.array([[1e4], [1e4 + 0.06]])
+    arguments: dict[str, Any] = {"training": True, "cotangent": np.ones_like(z)}
+    right = batch_norm(z, None, None, **arguments).values["output"]
+    nudged = batch_norm(np.nextafter(z, [[0], [2e4]]), None, None, **arguments).values["output"]
+    half_ulp = np.finfo(np.float64).eps / 2
+    off = batch_norm(z, None, None, **arguments, mean_error=half_ulp).values["output"]
+    assert np.abs(nudged - right).max() < 2e-12
+    std = np.sqrt(0.03**2 + 1e-5)
+    np.testing.assert_allclose(np.abs(off - right), 1e4 * half_ulp / std, rtol=1e-3)
