@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
