@@ -157,7 +157,7 @@ def test_changed_code_is_compiled_anew_and_not_kept(tmp_path: Path) -> None:
 
 MISSING = "import sys; sys.modules['numba'] = None"
 OLD = "import numba; numba.version_info = numba.version_info._replace(major=0, minor=50)"
-BROKEN = "import numba; numba.cfunc = lambda *a, **k: 1 / 0"
+BROKEN = "import numba; numba.njit = lambda *a, **k: 1 / 0"
 
 
 @pytest.mark.parametrize(
