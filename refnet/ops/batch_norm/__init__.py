@@ -130,12 +130,15 @@ class BatchNormLoops(Function):
         if torch.is_grad_enabled() or not backend.is_plain(dy):
             return _backward(ctx, dy, z, weight, running_mean, running_var)[:7]
         backend.ran("batch_norm backward", backend.CPU)
-        needs_z, needs_weight, needs_bias, *_rest = ctx.needs_input_grad
+        needs_z, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         means = kept[0] if ctx.training else wide(running_mean)  # type: ignore[arg-type]
         dz, dweight, dbias = cpu.backward(
             dy, z, weight, means, running_var, ctx.eps, needs_z, needs_weight or needs_bias
         )  # fmt: skip
         return dz, dweight if needs_weight else None, dbias if needs_bias else None, *[None] * 4
+
+
+_apply_loops = backend.apply_of(BatchNormLoops)
 
 
 def gradients(
@@ -212,7 +215,7 @@ def batch_norm(
         if not torch.is_grad_enabled():
             return cpu.forward(*args)[0]
         running = running_mean, running_var
-        return BatchNormLoops.apply(input, weight, bias, running, training, momentum, eps)  # type: ignore[no-any-return, no-untyped-call]
+        return _apply_loops(input, weight, bias, running, training, momentum, eps)  # type: ignore[no-any-return]
     check(input, running_mean, running_var, weight, bias, training, eps)
     if backend.composes():
         return _normalize(*args, move=move_running)

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from refnet._compile import SUMS, Doubles, Reals, compiled, inlined, unavailable
-from refnet._threads import share
+from refnet._threads import scratch, share
+from refnet.backend import PLAIN, in_memory
 
 __all__ = ["backward", "forward", "unsupported"]
 
@@ -28,7 +29,6 @@ CHUNK = 2**15  # values of all channels, channels last
 ROWS = 4  # that are summed at once
 SHARE = 2**17  # values that are worth a thread of their own, at least
 ALL, FIRST, SECOND, THIRD = range(4)  # stages, where channels are last
-_PLAIN = {Tensor, torch.nn.Parameter}
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -355,7 +355,7 @@ def unsupported(
         >>> unsupported(z.half(), one, one, None, None, True, 0.1, 1e-5)
         'input of torch.float16'
     """
-    if type(z) not in _PLAIN or not z.is_cpu or z.layout is not torch.strided or z.is_neg():
+    if not in_memory(z):
         return "an input that is no plain tensor on a CPU"
     dtype = z.dtype
     if dtype is not torch.float32 and dtype is not torch.float64:
@@ -365,7 +365,7 @@ def unsupported(
         return f"input of shape {tuple(z.shape)}"
     for tensor in (weight, bias, running_mean, running_var):
         if tensor is not None and not (
-            type(tensor) in _PLAIN
+            type(tensor) in PLAIN
             and tensor.dtype is dtype
             and tensor.shape == channels
             and tensor.is_cpu
@@ -403,8 +403,9 @@ def forward(
     y = torch.empty_like(z)
     means = torch.empty(channels, dtype=torch.float64)
     moves = training and running_mean is not None
+    vectors = weight, bias, running_mean, running_var
     pointers = (
-        z.data_ptr(), y.data_ptr(), _at(weight), _at(bias), _at(running_mean), _at(running_var),
+        z.data_ptr(), y.data_ptr(), *[0 if v is None else v.data_ptr() for v in vectors],
         means.data_ptr(),
     )  # fmt: skip
     numbers = (
@@ -447,10 +448,12 @@ def backward(
     if dy.is_neg() or dy.stride() != z.stride():
         dy = torch.empty_like(z).copy_(dy)
     dz = torch.empty_like(z) if wants_z else None
-    dweight, dbias = (z.new_empty(channels) if wants_sums else None for _ in range(2))
+    dweight = z.new_empty(channels) if wants_sums else None
+    dbias = z.new_empty(channels) if wants_sums else None
+    wanted = dz, weight, dweight, dbias, running_var
     pointers = (
-        dy.data_ptr(), z.data_ptr(), _at(dz), _at(weight), _at(dweight), _at(dbias),
-        _at(running_var), means.data_ptr(),
+        dy.data_ptr(), z.data_ptr(), *[0 if v is None else v.data_ptr() for v in wanted],
+        means.data_ptr(),
     )  # fmt: skip
     numbers = (running_var is None, weight is not None, wants_z, wants_sums, eps)
     if length > 1:
@@ -483,10 +486,6 @@ def _arranged(z: Tensor) -> tuple[Tensor, int, int, int]:
     return z.contiguous(), rows, channels, length
 
 
-def _at(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 def _by_channel(
     call: Callable[..., Any],
     pointers: tuple[int, ...],
@@ -513,8 +512,8 @@ def _by_chunk(
 ) -> None:
     chunk = 4 * max(4, CHUNK // (4 * channels))
     chunks = -(-rows // chunk)
-    scratch = torch.empty((4 + 3 * chunks) * channels, dtype=torch.float64)
-    lines = scratch.data_ptr()
+    memory = scratch((4 + 3 * chunks) * channels)
+    lines = memory.data_ptr()
     sizes = (lines, lines + 32 * channels, rows, channels, chunk)
     if rows * channels < 2 * SHARE or torch.get_num_threads() == 1:
         call(*pointers, *sizes, 0, chunks, ALL, *numbers)
