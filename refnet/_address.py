@@ -12,6 +12,8 @@ from numba import types
 from numba.core.datamodel import models
 from numba.extending import NativeValue, register_model, unbox
 
+from refnet._compile import VECTOR_BITS
+
 __all__ = ["Address"]
 
 
@@ -19,7 +21,19 @@ class Address(types.CPointer):
     """A pointer that Python passes as an integer."""
 
 
-register_model(Address)(models.PointerModel)
+@register_model(Address)
+class _AddressModel(models.PointerModel):
+    def from_argument(self, builder: Any, value: Any) -> Any:
+        """Take it as it is, in a function that is told to use whole vector registers.
+
+        LLVM takes half of them unless told so, and numba has no option for it. The mark is lost
+        where a function is inlined.
+        """
+        attributes = builder.function.attributes
+        if "alwaysinline" not in attributes:
+            attributes.add("noinline")
+            set.add(attributes, f'"prefer-vector-width"="{VECTOR_BITS}"')  # add takes no such ones
+        return value
 
 
 @unbox(Address)  # type: ignore[no-untyped-call, untyped-decorator]

@@ -67,6 +67,7 @@ Bytes = Annotated[Any, "bytes"]
 ELEMENTS = ("contract",)
 SUMS = ("arcp", "contract", "nsz", "reassoc")
 
+VECTOR_BITS = 512  # at most: the processor may have less
 _OLDEST_NUMBA = (0, 61)
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -173,7 +174,7 @@ class Kernel:
     def _digest(self, function: FunctionType) -> str:
         """A hash of all the source that goes into a function under this kernel's flags."""
         functions = (function, *_called(function))
-        text = repr((self._fastmath, *((_source(f), _own.get(f)) for f in functions)))
+        text = repr((VECTOR_BITS, self._fastmath, *((_source(f), _own.get(f)) for f in functions)))
         return hashlib.sha256(f"{function.__module__} {text}".encode()).hexdigest()[:12]
 
 
