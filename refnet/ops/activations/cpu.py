@@ -41,19 +41,19 @@ def relu_backward(da: Reals, a: Reals, dz: Reals, first: int, last: int, slope: 
 @compiled()
 def leaky_relu(z: Reals, a: Reals, first: int, last: int, slope: float) -> None:
     """a = z where z > 0, else slope·z."""
-    slope_ = type(z[0])(slope)
+    rate = type(z[0])(slope)
     for i in range(first, last):
-        a[i] = z[i] if z[i] > 0 else z[i] * slope_
+        a[i] = z[i] if z[i] > 0 else z[i] * rate
 
 
 @compiled()
 def leaky_relu_backward(da: Reals, z: Reals, dz: Reals, first: int, last: int, slope: float
                         ) -> None:  # fmt: skip
     """g'(z) = 1 where z > 0, else slope."""
-    slope_ = type(z[0])(slope)
+    rate = type(z[0])(slope)
     for i in range(first, last):
         d = da[i]
-        dz[i] = d if z[i] > 0 else d * slope_
+        dz[i] = d if z[i] > 0 else d * rate
 
 
 @compiled()

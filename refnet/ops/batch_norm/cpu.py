@@ -486,7 +486,7 @@ def _call(kernels: tuple[Kernel, Kernel], layout: _Layout, dtype: torch.dtype,
     alone = rows * channels * length < 2 * SHARE or torch.get_num_threads() == 1
     call: Any = kernels[length == 1].get(dtype)
     if length > 1:
-        sizes = rows, channels, length
+        sizes: tuple[int, ...] = rows, channels, length
         if alone:
             call(*pointers, *sizes, 0, channels, *numbers)
         else:
