@@ -14,7 +14,7 @@ ROWS = [
         ("relu", "a block is left out", "-(-count // BLOCK), count,", "count // BLOCK, count,"),
         ("relu", "the input's memory as it lies", "if z.stride() != a.stride():", "if False:"),
         ("relu", "the cotangent's memory as it lies", "t if t.stride() == dz.stride() else", "t if True else"),
-        ("leaky_relu", "slope ignored", "a[i] = z[i] if z[i] > 0 else z[i] * rate", "a[i] = z[i] if z[i] > 0 else z[i] * real(0.01)"),
+        ("leaky_relu", "slope ignored", "a[i] = z[i] if z[i] > 0 else z[i] * rate", "a[i] = z[i] if z[i] > 0 else z[i] * type(z[0])(0.01)"),
         ("leaky_relu", "slope on the positive side", "a[i] = z[i] if z[i] > 0 else z[i] * rate", "a[i] = z[i] * rate if z[i] > 0 else z[i]"),
         ("leaky_relu", "gradient 1 at 0", "dz[i] = d if z[i] > 0 else d * rate", "dz[i] = d if z[i] >= 0 else d * rate"),
         ("leaky_relu", "gradient's slope squared", "dz[i] = d if z[i] > 0 else d * rate", "dz[i] = d if z[i] > 0 else d * rate * rate"),
