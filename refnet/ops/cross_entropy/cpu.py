@@ -30,7 +30,7 @@ from refnet.ops.cross_entropy.reference import Options
 __all__ = ["backward", "forward", "unsupported"]
 
 BLOCK = 2**12  # scores in a block, about: what a thread takes at a time, whose losses are one sum
-PART = 2**8  # numbers that are summed in their own dtype, lane by lane; beyond, in double
+PART = 2**9  # numbers that are summed in their own dtype, lane by lane; beyond, in double
 TILE = 2**8  # positions that are worked through together, at most
 RUN = 16  # classes of a position that are summed in their own dtype
 

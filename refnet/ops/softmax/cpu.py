@@ -24,7 +24,7 @@ from refnet.ops._elementary import exp, largest, largest_of_each
 __all__ = ["backward", "forward", "unsupported"]
 
 BLOCK = 2**12  # numbers in a block of rows, about: what a thread takes at a time
-PART = 2**8  # numbers that are summed in their own dtype, lane by lane; beyond, in double
+PART = 2**9  # numbers that are summed in their own dtype, lane by lane; beyond, in double
 SHORT = 64  # rows of fewer numbers are not worth the vector units' full width: all in double
 TILE = 2**8  # positions that are worked through together, at most
 
