@@ -24,13 +24,15 @@ def backward_input(dz: Tensor, weight: Tensor) -> Tensor:
     """dA = dZ W (the lecture's da = Wᵀ dz, transposed); W conjugated where it is complex."""
     matrix = weight if weight.dim() == 2 else weight.unsqueeze(0)  # (out, in)
     da = _rows(dz, weight.shape).matmul(matrix.conj())
-    return da if dz.dim() == 2 == weight.dim() else da.reshape(*_leading(dz, weight.shape), weight.shape[-1])
+    shape = (*_leading(dz, weight.shape), weight.shape[-1])
+    return da if da.shape == shape else da.reshape(shape)
 
 
 def backward_weight(dz: Tensor, a: Tensor, shape: torch.Size) -> Tensor:
     """dW = dZᵀ A (the lecture's dW = dz aᵀ, summed over the examples)."""
     rows = _rows(dz, shape)  # (examples, out)
-    a = (a if a.dim() == 2 else a.reshape(rows.shape[0], shape[-1])).conj()  # (examples, in)
+    a = a if a.dim() == 2 else a.reshape(rows.shape[0], shape[-1])
+    a = a.conj()  # (examples, in)
     if len(shape) == 1:  # Aᵀ dz, summed in the builtin's order
         return a.t().matmul(rows.squeeze(1))
     return rows.t().matmul(a)
