@@ -1,4 +1,4 @@
-"""Plain Python loops, compiled by numba into C functions of addresses and numbers.
+"""Plain Python loops, compiled by numba into functions of addresses and numbers.
 
     @compiled
     def scale(x: Reals, y: Reals, n: int, a: float) -> None:
@@ -21,12 +21,12 @@ To add a kernel, write such a loop in a `cpu.py` beside the reference:
 
 numba is imported with the first kernel that is asked for, not with refnet. It keeps the compiled
 code on disk, here under a name with a digest of all the source that went in, so that a change of an
-inlined function, or of a constant, is never missed.
+inlined function, or of a constant, is never missed. What is called is the entry that it makes for
+one signature: ctypes takes five times as long to convert twenty arguments.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import logging
 import threading
@@ -67,6 +67,7 @@ Bytes = Annotated[Any, "bytes"]
 ELEMENTS = ("contract",)
 SUMS = ("arcp", "contract", "nsz", "reassoc")
 
+VECTOR_BITS = 512  # at most: the processor may have less
 _OLDEST_NUMBA = (0, 61)
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -81,7 +82,7 @@ _said: set[str] = set()
 
 
 class Kernel:
-    """A loop, and the C functions that were made of it.
+    """A loop, and the compiled functions that were made of it.
 
     Attributes:
         function: the loop in Python.
@@ -96,7 +97,7 @@ class Kernel:
         _kernels.append(self)
 
     def get(self, dtype: torch.dtype) -> Callable[..., Any] | None:
-        """Return the C function for a dtype, or None, after one warning, where there can be none.
+        """Return what runs for a dtype, or None, after one warning, where there can be none.
 
         Args:
             dtype: what `Reals` are, float32 or float64.
@@ -115,14 +116,15 @@ class Kernel:
         except Exception as error:  # whatever numba has: the reference does without
             _fail(f"{type(error).__name__}: {error}")
             return None
-        self._calls[dtype] = _c_function(made, _annotations(self.function))
+        (entry,) = made.overloads.values()
+        self._calls[dtype] = entry.entry_point
         if trouble is not None:
             _say_once(
                 "cache", warnings.warn,
                 f"refnet's compiled kernels cannot be kept on disk ({trouble}), and are compiled "
                 "again in every process. NUMBA_CACHE_DIR names a directory for them.",
             )  # fmt: skip
-        elif not made.cache_hits:
+        elif not made.stats.cache_hits:
             seconds = time.perf_counter() - start
             _say_once(
                 "compiled", _log.warning,
@@ -138,7 +140,9 @@ class Kernel:
         if numba.version_info[:2] < _OLDEST_NUMBA:
             oldest = ".".join(map(str, _OLDEST_NUMBA))
             raise ImportError(f"numba {numba.__version__} is older than {oldest}")
-        options: dict[str, Any] = {"fastmath": set(self._fastmath), "error_model": "numpy"}
+        options: dict[str, Any] = {
+            "fastmath": set(self._fastmath), "error_model": "numpy", "nogil": True,
+        }  # fmt: skip
         *arguments, result = (_numba_type(kind, dtype) for kind in _annotations(self.function))
         signature = result(*arguments)
 
@@ -161,16 +165,16 @@ class Kernel:
             f.__code__ is _written[f] and Path(f.__code__.co_filename).exists() for f in functions
         ):
             try:
-                made = numba.cfunc(signature, cache=True, **options)(source)
+                made = numba.njit(signature, cache=True, **options)(source)
             except Exception as error:  # no place, no space, a broken file
                 trouble = error
-        self._made[dtype, digest] = made = made or numba.cfunc(signature, **options)(source)
+        self._made[dtype, digest] = made = made or numba.njit(signature, **options)(source)
         return made, trouble
 
     def _digest(self, function: FunctionType) -> str:
         """A hash of all the source that goes into a function under this kernel's flags."""
         functions = (function, *_called(function))
-        text = repr((self._fastmath, *((_source(f), _own.get(f)) for f in functions)))
+        text = repr((VECTOR_BITS, self._fastmath, *((_source(f), _own.get(f)) for f in functions)))
         return hashlib.sha256(f"{function.__module__} {text}".encode()).hexdigest()[:12]
 
 
@@ -266,7 +270,9 @@ def _annotations(function: FunctionType) -> list[Any]:
 def _numba_type(kind: Any, dtype: torch.dtype) -> Any:
     from numba import types
 
-    pointer: Any = types.CPointer
+    from refnet._address import Address
+
+    pointer: Any = Address
     real = getattr(types, _NAMES[dtype])
     numbers = {int: types.int64, float: types.float64, bool: types.boolean, type(None): types.void}
     pointers = {
@@ -277,17 +283,6 @@ def _numba_type(kind: Any, dtype: torch.dtype) -> Any:
         Bytes: types.uint8,
     }
     return numbers[kind] if kind in numbers else pointer(pointers[kind])
-
-
-def _c_function(made: Any, kinds: list[Any]) -> Callable[..., Any]:
-    """Wrap compiled code for calls with addresses as integers; Python's lock is released in it."""
-    numbers: dict[Any, Any] = {
-        int: ctypes.c_int64, float: ctypes.c_double, bool: ctypes.c_bool, type(None): None,
-    }  # fmt: skip
-    *arguments, result = (numbers.get(kind, ctypes.c_void_p) for kind in kinds)
-    call: Any = ctypes.CFUNCTYPE(result, *arguments)(made.address)
-    call.made = made  # or the code would be freed
-    return typing.cast(Callable[..., Any], call)
 
 
 def _called(function: FunctionType) -> Iterator[FunctionType]:

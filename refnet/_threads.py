@@ -9,15 +9,18 @@ nobody who has not begun: several threads may call at once, and a pool that cann
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
-__all__ = ["share", "share_blocks"]
+__all__ = ["scratch", "share", "share_blocks"]
 
+KEPT = 2**14  # numbers of scratch memory that a thread keeps, at most
 SHARE = 2**16  # numbers that are worth a thread of their own, at least
 
 _pool: ThreadPoolExecutor | None = None
@@ -69,6 +72,29 @@ def share_blocks(work: Callable[[int, int], object], blocks: int, numbers: int) 
         work(0, blocks)
     else:
         share(work, [blocks * k // ranges for k in range(ranges + 1)])
+
+
+class _Own(threading.local):
+    memory = torch.empty(0, dtype=torch.float64)
+
+
+_own = _Own()
+
+
+def scratch(size: int) -> Tensor:
+    """Return float64 memory for the time of a kernel: what was in it is lost with the next call.
+
+    A thread has its own, so that small ones cost nothing.
+
+    Example:
+        >>> scratch(3).numel() >= 3, scratch(5).data_ptr() == scratch(4).data_ptr()
+        (True, True)
+    """
+    if size > KEPT:
+        return torch.empty(size, dtype=torch.float64)
+    if _own.memory.numel() < size:
+        _own.memory = torch.empty(KEPT, dtype=torch.float64)
+    return _own.memory
 
 
 def _submit(work: Callable[[], None], times: int) -> list[Future[None]]:

@@ -8,7 +8,7 @@ elements; a plural is a table with a column for each parameter. lr α, momentum 
 
 The arithmetic of an element is in `real`, twice as many elements at a time in float32 as double
 would be. In double is what is computed once for all of them, and what decides how far W drifts over
-many steps: the shrinking of W by a decoupled decay, and the last line of SGD.
+many steps: the shrinking of W by a decoupled decay.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def sgd(
     for k in range(first, last):
         w, dw, v = ws[k], dws[k], vs[k]
         real = type(w[0])
+        alpha = real(lr)
         beta, rest, weight_decay = real(momentum), real(1 - dampening), real(decay)
         for i in range(ns[k]):
             g = -dw[i] if maximize else dw[i]
@@ -41,7 +42,7 @@ def sgd(
                 new_v = g if ts[k] == 1 else rest * g + beta * v[i]
                 g = g + beta * new_v if nesterov else new_v
                 v[i] = new_v
-            w[i] -= lr * g
+            w[i] -= alpha * g
 
 
 @compiled()

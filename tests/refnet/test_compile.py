@@ -90,6 +90,14 @@ def test_a_kernel_does_what_its_python_does(dtype: torch.dtype) -> None:
         assert torch.equal(y, z)
 
 
+def test_what_is_no_address_is_an_error_of_pythons() -> None:
+    call = scale.get(torch.float32)
+    assert call is not None
+    for wrong in (None, "x", 1.5, torch.ones(3)):
+        with pytest.raises(TypeError):
+            call(wrong, 0, 0, 0.3, False)
+
+
 def test_pointers_and_results() -> None:
     x, order = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64), torch.tensor([2, 0, 1])
     mask = torch.tensor([True, False, True])
@@ -157,7 +165,7 @@ def test_changed_code_is_compiled_anew_and_not_kept(tmp_path: Path) -> None:
 
 MISSING = "import sys; sys.modules['numba'] = None"
 OLD = "import numba; numba.version_info = numba.version_info._replace(major=0, minor=50)"
-BROKEN = "import numba; numba.cfunc = lambda *a, **k: 1 / 0"
+BROKEN = "import numba; numba.njit = lambda *a, **k: 1 / 0"
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ ROWS = [
         ("chunks are put together as if of one mean", "table[var + c] + gap * gap * both", "table[var + c]"),
         ("the last chunk's products are left out", "            for k in range(1, -(-rows // chunk)):\n                for c in range(3", "            for k in range(1, -(-rows // chunk) - 1):\n                for c in range(3"),
         # what calls them
-        ("channels-last images are taken for others", "        return z, rows * length, channels, 1\n", "        return z, rows, channels, length\n"),
-        ("a channel is left out", "numbers: tuple[Any, ...],\n) -> None:\n    if n * channels", "numbers: tuple[Any, ...],\n) -> None:\n    channels -= 1\n    if n * channels"),
+        ("the last row is left out", "(lines, lines + 32 * channels, rows, channels, chunk)", "(lines, lines + 32 * channels, rows - 1, channels, chunk)"),
+        ("a channel is left out", "call(*pointers, *sizes, 0, channels, *numbers)", "call(*pointers, *sizes, 0, channels - 1, *numbers)"),
         ("the last chunk is left out", "        call(*pointers, *sizes, 0, chunks, ALL, *numbers)", "        call(*pointers, *sizes, 0, chunks - 1, ALL, *numbers)"),
         ("dγ and dβ in each other's place", "    return dz, dweight, dbias\n", "    return dz, dbias, dweight\n"),
     )
@@ -74,7 +74,7 @@ ROWS = [
 ROWS += [
     ("BatchNorm", f"loops: {bug}", _CPU, old, new)
     for bug, old, new in (
-        ("an input with gaps is taken as it lies", "    return z.contiguous(), rows, channels, length\n", "    return z, rows, channels, length\n"),
+        ("an input with gaps is taken as it lies", "z if layout.dense else z.contiguous()\n    y = ", "z\n    y = "),
         ("a cotangent of other strides is taken as it lies", "if dy.is_neg() or dy.stride() != z.stride():", "if dy.is_neg():"),
     )
 ]  # fmt: skip

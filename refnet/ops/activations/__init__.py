@@ -10,7 +10,7 @@ from torch.autograd import Function
 
 from refnet import backend
 from refnet.ops import require_float, require_number, require_tensor, zero_through
-from refnet.ops.activations import reference
+from refnet.ops.activations import cpu, reference
 
 __all__ = ["leaky_relu", "relu", "sigmoid", "tanh"]
 
@@ -132,6 +132,42 @@ class Sigmoid(Function):
         return reference.sigmoid_backward(da, a).to(da.dtype)
 
 
+_FUNCTIONS: dict[str, Any] = {
+    "relu": Relu,
+    "leaky_relu": LeakyRelu,
+    "tanh": Tanh,
+    "sigmoid": Sigmoid,
+}
+
+
+class CompiledActivation(Function):
+    """The shell around the loops, for all four; keeps the result, or leaky ReLU's input."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, name: str, negative_slope: float) -> Tensor:
+        a = cpu.forward(name, z, negative_slope)
+        ctx.name, ctx.negative_slope = name, negative_slope
+        ctx.save_for_backward(z if name == "leaky_relu" else a)
+        return a
+
+    @staticmethod
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled() or not backend.is_plain(da) or da.is_neg():
+            dz = _FUNCTIONS[ctx.name].backward(ctx, da)
+            return dz if isinstance(dz, Tensor) else dz[0], None, None
+        (kept,) = ctx.saved_tensors
+        return cpu.backward(ctx.name, da, kept, ctx.negative_slope), None, None
+
+
+_apply_compiled = backend.apply_of(CompiledActivation)
+
+
+def _compiled(name: str, z: Tensor, negative_slope: float = 0.0) -> Tensor:
+    if z.requires_grad and torch.is_grad_enabled():
+        return _apply_compiled(z, name, negative_slope)  # type: ignore[no-any-return]
+    return cpu.forward(name, z, negative_slope)
+
+
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """Set negative values to zero.
 
@@ -163,6 +199,8 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
         raise RuntimeError("relu: input must not be boolean, but got torch.bool")
     if input.is_complex():
         raise NotImplementedError(f"relu: input must be real, but got {input.dtype}")
+    if backend.choose("relu", input, inplace, cpu=cpu.unsupported) == backend.CPU:
+        return _compiled("relu", input)
     if inplace and backend.may_be_overwritten(input):
         return ReluInplace.apply(input)  # type: ignore[no-any-return, no-untyped-call]
     apply = reference.relu if backend.composes() else Relu.apply
@@ -198,6 +236,8 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     if isinstance(negative_slope, Tensor) and negative_slope.numel() == 1:
         negative_slope = negative_slope.item()
     negative_slope = require_number("leaky_relu", "negative_slope", negative_slope)
+    if backend.choose("leaky_relu", input, inplace, cpu=cpu.unsupported) == backend.CPU:
+        return _compiled("leaky_relu", input, negative_slope)
     if inplace and backend.may_be_overwritten(input):
         return LeakyReluInplace.apply(input, negative_slope)  # type: ignore[no-any-return, no-untyped-call]
     z = input.clone() if inplace else input  # what the backward needs must not be written over
@@ -228,6 +268,8 @@ def tanh(input: Tensor) -> Tensor:
     Source: lecture, "Weight Initialization in a Deep Network" and "Calculate gradient with batch
     norm".
     """
+    if backend.choose("tanh", input, cpu=cpu.unsupported) == backend.CPU:
+        return _compiled("tanh", input)
     if backend.composes():
         return reference.tanh(input)
     return Tanh.apply(input)  # type: ignore[no-any-return, no-untyped-call]
@@ -254,6 +296,8 @@ def sigmoid(input: Tensor) -> Tensor:
 
     Source: lecture, "What causes vanishing/exploding gradient?" (σ' ≤ 1/4; the slide writes σ).
     """
+    if backend.choose("sigmoid", input, cpu=cpu.unsupported) == backend.CPU:
+        return _compiled("sigmoid", input)
     if backend.composes():
         return reference.sigmoid(input)
     return Sigmoid.apply(input)  # type: ignore[no-any-return, no-untyped-call]

@@ -101,7 +101,7 @@ def _backward(
 class BatchNormLoops(Function):
     """The shell around `cpu.forward` and `cpu.backward`; keeps μ beside its arguments.
 
-    The running statistics come as a pair: a tensor among a Function's arguments costs time.
+    What has no gradient comes in one tuple: every argument of a Function costs time.
     """
 
     @staticmethod
@@ -110,17 +110,15 @@ class BatchNormLoops(Function):
         z: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        running: tuple[Tensor | None, Tensor | None],
-        training: bool,
-        momentum: float | Tensor,
-        eps: float,
+        constants: tuple[Any, ...],
     ) -> Tensor:
-        y, means = cpu.forward(z, weight, bias, *running, training, momentum, eps)
-        ctx.training, ctx.eps, ctx.bias_dtype = training, eps, z.dtype
-        if training:
+        y, means = cpu.forward(z, weight, bias, *constants)
+        running_mean, running_var, ctx.training, _, ctx.eps = constants
+        ctx.bias_dtype = z.dtype
+        if ctx.training:
             ctx.save_for_backward(z, weight, means)
         else:
-            ctx.save_for_backward(z, weight, *running)
+            ctx.save_for_backward(z, weight, running_mean, running_var)
         return y
 
     @staticmethod
@@ -128,14 +126,17 @@ class BatchNormLoops(Function):
         z, weight, *kept = ctx.saved_tensors
         running_mean, running_var = (None, None) if ctx.training else kept
         if torch.is_grad_enabled() or not backend.is_plain(dy):
-            return _backward(ctx, dy, z, weight, running_mean, running_var)[:7]
+            return _backward(ctx, dy, z, weight, running_mean, running_var)[:4]
         backend.ran("batch_norm backward", backend.CPU)
-        needs_z, needs_weight, needs_bias, *_rest = ctx.needs_input_grad
+        needs_z, needs_weight, needs_bias, _ = ctx.needs_input_grad
         means = kept[0] if ctx.training else wide(running_mean)  # type: ignore[arg-type]
         dz, dweight, dbias = cpu.backward(
             dy, z, weight, means, running_var, ctx.eps, needs_z, needs_weight or needs_bias
         )  # fmt: skip
-        return dz, dweight if needs_weight else None, dbias if needs_bias else None, *[None] * 4
+        return dz, dweight if needs_weight else None, dbias if needs_bias else None, None
+
+
+_apply_loops = backend.apply_of(BatchNormLoops)
 
 
 def gradients(
@@ -211,8 +212,7 @@ def batch_norm(
     if backend.choose("batch_norm", *args, cpu=_unsupported) == backend.CPU:
         if not torch.is_grad_enabled():
             return cpu.forward(*args)[0]
-        running = running_mean, running_var
-        return BatchNormLoops.apply(input, weight, bias, running, training, momentum, eps)  # type: ignore[no-any-return, no-untyped-call]
+        return _apply_loops(input, weight, bias, args[3:])  # type: ignore[no-any-return]
     check(input, running_mean, running_var, weight, bias, training, eps)
     if backend.composes():
         return _normalize(*args, move=move_running)

@@ -11,15 +11,17 @@ takes σ² again beside the sums that it needs anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import math
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from refnet._compile import SUMS, Doubles, Reals, compiled, inlined, unavailable
-from refnet._threads import share
+from refnet._compile import SUMS, Doubles, Kernel, Reals, compiled, inlined, unavailable
+from refnet._threads import scratch, share
+from refnet.backend import PLAIN, in_memory
 
 __all__ = ["backward", "forward", "unsupported"]
 
@@ -28,7 +30,6 @@ CHUNK = 2**15  # values of all channels, channels last
 ROWS = 4  # that are summed at once
 SHARE = 2**17  # values that are worth a thread of their own, at least
 ALL, FIRST, SECOND, THIRD = range(4)  # stages, where channels are last
-_PLAIN = {Tensor, torch.nn.Parameter}
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -355,7 +356,7 @@ def unsupported(
         >>> unsupported(z.half(), one, one, None, None, True, 0.1, 1e-5)
         'input of torch.float16'
     """
-    if type(z) not in _PLAIN or not z.is_cpu or z.layout is not torch.strided or z.is_neg():
+    if not in_memory(z):
         return "an input that is no plain tensor on a CPU"
     dtype = z.dtype
     if dtype is not torch.float32 and dtype is not torch.float64:
@@ -365,7 +366,7 @@ def unsupported(
         return f"input of shape {tuple(z.shape)}"
     for tensor in (weight, bias, running_mean, running_var):
         if tensor is not None and not (
-            type(tensor) in _PLAIN
+            type(tensor) in PLAIN
             and tensor.dtype is dtype
             and tensor.shape == channels
             and tensor.is_cpu
@@ -382,10 +383,31 @@ def unsupported(
         return "a statistic that is an inference tensor"
     if type(training) is not bool or eps < 0 or (training and (eps == 0 or size == channels[0])):
         return f"training {training} with eps {eps} and an input of shape {tuple(z.shape)}"
-    forward, backward = (
-        (forward_last, backward_last) if _is_last(z) else (forward_first, backward_first)
-    )
+    last = _layout(z.shape, z.stride()).length == 1
+    forward, backward = (forward_last, backward_last) if last else (forward_first, backward_first)
     return "" if forward.get(dtype) and backward.get(dtype) else unavailable()
+
+
+class _Layout(NamedTuple):
+    """A batch as it lies in memory."""
+
+    dense: bool  # else it is copied, channels first
+    rows: int
+    channels: int
+    length: int  # of what lies between two channels; 1 where they are last
+    chunk: int  # so many rows are worked through at once, where channels are last
+    chunks: int
+
+
+@functools.lru_cache(maxsize=256)
+def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> _Layout:
+    z = torch.empty_strided(shape, strides, device="meta")
+    (rows, channels), last = shape[:2], _LAST.get(len(shape))
+    length, dense = math.prod(shape[2:]), z.is_contiguous()
+    if not dense and last is not None and z.is_contiguous(memory_format=last):
+        rows, length, dense = rows * length, 1, True
+    chunk = 4 * max(4, CHUNK // (4 * channels))
+    return _Layout(dense, rows, channels, length, chunk, -(-rows // chunk))
 
 
 def forward(
@@ -399,23 +421,20 @@ def forward(
     eps: float,
 ) -> tuple[Tensor, Tensor | None]:
     """Return y, and in training μ in float64."""
-    z, n, channels, length = _arranged(z)
+    layout = _layout(z.shape, z.stride())
+    z = z if layout.dense else z.contiguous()
     y = torch.empty_like(z)
-    means = torch.empty(channels, dtype=torch.float64)
+    means = torch.empty(layout.channels, dtype=torch.float64)
     moves = training and running_mean is not None
+    vectors = weight, bias, running_mean, running_var
     pointers = (
-        z.data_ptr(), y.data_ptr(), _at(weight), _at(bias), _at(running_mean), _at(running_var),
+        z.data_ptr(), y.data_ptr(), *[0 if v is None else v.data_ptr() for v in vectors],
         means.data_ptr(),
     )  # fmt: skip
     numbers = (
         training, moves, weight is not None, bias is not None, float(momentum), eps,
     )  # fmt: skip
-    if length > 1:
-        call: Any = forward_first.get(z.dtype)
-        _by_channel(call, pointers, n, channels, length, numbers)
-    else:
-        call = forward_last.get(z.dtype)
-        _by_chunk(call, pointers, n, channels, numbers)
+    _call((forward_first, forward_last), layout, z.dtype, pointers, numbers)
     if moves:
         torch.autograd.graph.increment_version([running_mean, running_var])  # type: ignore[list-item]
     return y, means if training else None
@@ -443,80 +462,43 @@ def backward(
         wants_z: whether dz is wanted.
         wants_sums: whether dγ or dβ is.
     """
-    z, n, channels, length = _arranged(z)
+    layout = _layout(z.shape, z.stride())
+    z = z if layout.dense else z.contiguous()
     if dy.is_neg() or dy.stride() != z.stride():
         dy = torch.empty_like(z).copy_(dy)
     dz = torch.empty_like(z) if wants_z else None
-    dweight, dbias = (z.new_empty(channels) if wants_sums else None for _ in range(2))
+    dweight = z.new_empty(layout.channels) if wants_sums else None
+    dbias = z.new_empty(layout.channels) if wants_sums else None
+    wanted = dz, weight, dweight, dbias, running_var
     pointers = (
-        dy.data_ptr(), z.data_ptr(), _at(dz), _at(weight), _at(dweight), _at(dbias),
-        _at(running_var), means.data_ptr(),
+        dy.data_ptr(), z.data_ptr(), *[0 if v is None else v.data_ptr() for v in wanted],
+        means.data_ptr(),
     )  # fmt: skip
     numbers = (running_var is None, weight is not None, wants_z, wants_sums, eps)
-    if length > 1:
-        call: Any = backward_first.get(z.dtype)
-        _by_channel(call, pointers, n, channels, length, numbers)
-    else:
-        call = backward_last.get(z.dtype)
-        _by_chunk(call, pointers, n, channels, numbers)
+    _call((backward_first, backward_last), layout, z.dtype, pointers, numbers)
     return dz, dweight, dbias
 
 
-def _is_last(z: Tensor) -> bool:
-    """Return whether channels are last in memory; so they are, too, where they are all there is."""
-    if z.numel() == z.shape[0] * z.shape[1]:
-        return True
-    form = _LAST.get(z.dim())
-    return (
-        form is not None and not z.is_contiguous() and z.is_contiguous(memory_format=form)
-    )  # fmt: skip
-
-
-def _arranged(z: Tensor) -> tuple[Tensor, int, int, int]:
-    """Return z as it lies densely in either layout, rows, channels, and 1 if they are last."""
-    rows, channels = z.shape[:2]
-    length = z.numel() // (rows * channels)
-    if z.is_contiguous():
-        return z, rows, channels, length
-    if length > 1 and _is_last(z):
-        return z, rows * length, channels, 1
-    return z.contiguous(), rows, channels, length
-
-
-def _at(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _by_channel(
-    call: Callable[..., Any],
-    pointers: tuple[int, ...],
-    n: int,
-    channels: int,
-    length: int,
-    numbers: tuple[Any, ...],
-) -> None:
-    if n * channels * length < 2 * SHARE or torch.get_num_threads() == 1:
-        call(*pointers, n, channels, length, 0, channels, *numbers)
+def _call(kernels: tuple[Kernel, Kernel], layout: _Layout, dtype: torch.dtype,
+          pointers: tuple[int, ...], numbers: tuple[Any, ...]) -> None:  # fmt: skip
+    """Call the first kernel for channels first, the second for channels last."""
+    _, rows, channels, length, chunk, chunks = layout
+    alone = rows * channels * length < 2 * SHARE or torch.get_num_threads() == 1
+    call: Any = kernels[length == 1].get(dtype)
+    if length > 1:
+        sizes: tuple[int, ...] = rows, channels, length
+        if alone:
+            call(*pointers, *sizes, 0, channels, *numbers)
+        else:
+            share(
+                lambda first, last: call(*pointers, *sizes, first, last, *numbers),
+                _cut(channels, rows * length),
+            )
         return
-    share(
-        lambda first, last: call(*pointers, n, channels, length, first, last, *numbers),
-        _cut(channels, n * length),
-    )
-
-
-def _by_chunk(
-    call: Callable[..., Any],
-    pointers: tuple[int, ...],
-    rows: int,
-    channels: int,
-    numbers: tuple[Any, ...],
-) -> None:
-    chunk = 4 * max(4, CHUNK // (4 * channels))
-    chunks = -(-rows // chunk)
-    scratch = torch.empty((4 + 3 * chunks) * channels, dtype=torch.float64)
-    lines = scratch.data_ptr()
+    memory = scratch((4 + 3 * chunks) * channels)
+    lines = memory.data_ptr()
     sizes = (lines, lines + 32 * channels, rows, channels, chunk)
-    if rows * channels < 2 * SHARE or torch.get_num_threads() == 1:
+    if alone:
         call(*pointers, *sizes, 0, chunks, ALL, *numbers)
         return
     bounds = _cut(chunks, chunk * channels)

@@ -77,6 +77,9 @@ class CompiledCrossEntropy(Function):
         return cpu.backward(grad, logits, target, weight, sums, ctx.options), None, None, None
 
 
+_apply_compiled = backend.apply_of(CompiledCrossEntropy)
+
+
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -144,7 +147,7 @@ def cross_entropy(
         target = target.squeeze(0)  # torch takes (1) for () where there is no batch
     if backend.choose("cross_entropy", input, target, weight, cpu=cpu.unsupported) == "cpu":
         if input.requires_grad and torch.is_grad_enabled():
-            return CompiledCrossEntropy.apply(input, target, weight, options)  # type: ignore[no-any-return, no-untyped-call]
+            return _apply_compiled(input, target, weight, options)  # type: ignore[no-any-return]
         return cpu.forward(input, target, weight, options)[0]
     if target.shape != input.shape:
         _check_labels(input, target, options)

@@ -23,14 +23,14 @@ from torch import Tensor
 
 from refnet._compile import ELEMENTS, SUMS, Doubles, Ints, Reals, compiled, inlined, unavailable
 from refnet._threads import share_blocks
-from refnet.backend import is_dense
+from refnet.backend import in_memory
 from refnet.ops._elementary import exp, largest, largest_of_each
 from refnet.ops.cross_entropy.reference import Options
 
 __all__ = ["backward", "forward", "unsupported"]
 
 BLOCK = 2**12  # scores in a block, about: what a thread takes at a time, whose losses are one sum
-PART = 2**8  # numbers that are summed in their own dtype, lane by lane; beyond, in double
+PART = 2**9  # numbers that are summed in their own dtype, lane by lane; beyond, in double
 TILE = 2**8  # positions that are worked through together, at most
 RUN = 16  # classes of a position that are summed in their own dtype
 
@@ -252,7 +252,7 @@ def unsupported(logits: Tensor, target: Tensor, weight: Tensor | None) -> str:
     if target.is_floating_point():
         return "a target of probabilities"
     for tensor in (logits, target) if weight is None else (logits, target, weight):
-        if not is_dense(tensor) or not tensor.is_cpu or tensor.is_neg():
+        if not in_memory(tensor):
             kind = f"{type(tensor).__name__} of layout {tensor.layout} on {tensor.device}"
             return f"a {kind}, which is not plain memory"
     if not logits.numel():
@@ -292,7 +292,7 @@ def forward(
     n, classes, block, blocks, inner = _layout(logits.shape)
     ignore_index, s, reduction = options
     each = reduction == "none"
-    sums, losses = z.new_empty(n + 1), z.new_empty(target.shape if each else ())
+    sums, losses = z.new_empty(n + 1), z.new_empty(target.shape) if each else z.new_empty(())
     totals = z.new_empty(2 * blocks, dtype=torch.float64) if blocks > 1 else sums
     read = z.data_ptr(), y.data_ptr(), w.data_ptr()
     write = sums.data_ptr(), losses.data_ptr(), totals.data_ptr()
@@ -326,7 +326,7 @@ def backward(
     z, y, w = _prepare(logits, target, weight)
     n, classes, block, blocks, inner = _layout(logits.shape)
     ignore_index, s, reduction = options
-    g, dz = grad.contiguous(), z.new_empty(logits.shape)
+    g, dz = grad.contiguous(), torch.empty_like(z)
     tensors = (
         g.data_ptr(), z.data_ptr(), y.data_ptr(), w.data_ptr(), sums.data_ptr(), dz.data_ptr()
     )  # fmt: skip

@@ -64,6 +64,9 @@ class DropoutLoops(Function):
         return cpu.forward(da, key, ctx.p, ctx.strides), None, None, None
 
 
+_apply_loops = backend.apply_of(DropoutLoops)
+
+
 def dropout(
     input: Tensor,
     p: float = 0.5,
@@ -271,7 +274,7 @@ def _dropout(
     if batched is None and backend.choose(name, input, p, mask, cpu=_unsupported) == backend.CPU:
         key = cpu.draw_key(generator)
         if torch.is_grad_enabled() and input.requires_grad:
-            result = DropoutLoops.apply(input, key, p, None)  # type: ignore[no-untyped-call]
+            result = _apply_loops(input, key, p, None)
         else:
             result = cpu.forward(input, key, p)
         return input.copy_(result) if inplace else result

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from refnet._compile import Ints, Reals, compiled, inlined, unavailable
 from refnet._threads import share
+from refnet.backend import in_memory
 
 __all__ = ["draw_key", "forward", "unsupported"]
 
 SHARE = 2**16  # pairs of elements that are worth a thread of their own, at least
 LOW = 2**32 - 1
-_PLAIN = {Tensor, torch.nn.Parameter}
 
 
 @inlined
@@ -63,7 +63,7 @@ def unsupported(a: Tensor, p: float) -> str:
         >>> unsupported(torch.ones(3), 1.0)
         'p of 1.0'
     """
-    if type(a) not in _PLAIN or not a.is_cpu or a.layout is not torch.strided or a.is_neg():
+    if not in_memory(a):
         return "an input that is no plain tensor on a CPU"
     if a.dtype is not torch.float32 and a.dtype is not torch.float64:
         return f"input of {a.dtype}"

@@ -24,13 +24,15 @@ def backward_input(dz: Tensor, weight: Tensor) -> Tensor:
     """dA = dZ W (the lecture's da = Wᵀ dz, transposed); W conjugated where it is complex."""
     matrix = weight if weight.dim() == 2 else weight.unsqueeze(0)  # (out, in)
     da = _rows(dz, weight.shape).matmul(matrix.conj())
-    return da.reshape(*_leading(dz, weight.shape), weight.shape[-1])
+    shape = (*_leading(dz, weight.shape), weight.shape[-1])
+    return da if da.shape == shape else da.reshape(shape)
 
 
 def backward_weight(dz: Tensor, a: Tensor, shape: torch.Size) -> Tensor:
     """dW = dZᵀ A (the lecture's dW = dz aᵀ, summed over the examples)."""
     rows = _rows(dz, shape)  # (examples, out)
-    a = a.reshape(rows.shape[0], shape[-1]).conj()  # (examples, in)
+    a = a if a.dim() == 2 else a.reshape(rows.shape[0], shape[-1])
+    a = a.conj()  # (examples, in)
     if len(shape) == 1:  # Aᵀ dz, summed in the builtin's order
         return a.t().matmul(rows.squeeze(1))
     return rows.t().matmul(a)
@@ -43,6 +45,8 @@ def backward_bias(dz: Tensor, shape: torch.Size) -> Tensor:
 
 def _rows(dz: Tensor, weight_shape: torch.Size) -> Tensor:
     """dZ as (examples, out), whatever the leading shape; a 1-D weight has out = 1."""
+    if dz.dim() == 2 == len(weight_shape):
+        return dz
     out = weight_shape[0] if len(weight_shape) == 2 else 1
     return dz.reshape(math.prod(_leading(dz, weight_shape)), out)
 

@@ -77,6 +77,9 @@ class CompiledSoftmax(Function):
         return cpu.backward(da, a, ctx.dim, ctx.logarithm), None, None
 
 
+_apply_compiled = backend.apply_of(CompiledSoftmax)
+
+
 def softmax(
     input: Tensor,
     dim: int | None = None,
@@ -157,7 +160,7 @@ def log_softmax(
 
 def _compiled(input: Tensor, dim: int, logarithm: bool) -> Tensor:
     if input.requires_grad and torch.is_grad_enabled():
-        return CompiledSoftmax.apply(input, dim, logarithm)  # type: ignore[no-any-return, no-untyped-call]
+        return _apply_compiled(input, dim, logarithm)  # type: ignore[no-any-return]
     return cpu.forward(input, dim, logarithm)
 
 

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from refnet._compile import ELEMENTS, SUMS, Doubles, Kernel, Reals, compiled, inlined, unavailable
 from refnet._threads import share_blocks
-from refnet.backend import is_dense
+from refnet.backend import in_memory
 from refnet.ops._elementary import exp, largest, largest_of_each
 
 __all__ = ["backward", "forward", "unsupported"]
 
 BLOCK = 2**12  # numbers in a block of rows, about: what a thread takes at a time
-PART = 2**8  # numbers that are summed in their own dtype, lane by lane; beyond, in double
+PART = 2**9  # numbers that are summed in their own dtype, lane by lane; beyond, in double
 SHORT = 64  # rows of fewer numbers are not worth the vector units' full width: all in double
 TILE = 2**8  # positions that are worked through together, at most
 
@@ -173,7 +173,7 @@ def unsupported(z: Tensor, dim: int, dtype: torch.dtype) -> str:
         return f"dtype {z.dtype}"
     if z.dtype != dtype:
         return f"{dtype} of {z.dtype}"
-    if not is_dense(z) or not z.is_cpu or z.is_neg():
+    if not in_memory(z):
         kind = f"{type(z).__name__} of layout {z.layout} on {z.device}"
         return f"a {kind}, which is not plain memory"
     if not z.numel():
@@ -196,7 +196,7 @@ def _layout(shape: tuple[int, ...], dim: int) -> tuple[int, int, int, int, int]:
 def forward(z: Tensor, dim: int, logarithm: bool) -> Tensor:
     """Return softmax or its logarithm, contiguous as the reference's is."""
     n, classes, inner, block, blocks = _layout(z.shape, dim)
-    z, a = z.contiguous(), z.new_empty(z.shape)
+    z, a = z.contiguous(), torch.empty_like(z, memory_format=torch.contiguous_format)
     sizes: tuple[Any, ...] = n, classes, block
     kernel: Kernel = rows_forward
     if inner > 1:
@@ -214,7 +214,7 @@ def forward(z: Tensor, dim: int, logarithm: bool) -> Tensor:
 def backward(da: Tensor, a: Tensor, dim: int, logarithm: bool) -> Tensor:
     """Return dz, contiguous as the reference's is."""
     n, classes, inner, block, blocks = _layout(a.shape, dim)
-    da, dz = da.contiguous(), a.new_empty(a.shape)
+    da, dz = da.contiguous(), torch.empty_like(a)
     sizes: tuple[Any, ...] = n, classes, block
     kernel: Kernel = rows_backward
     if inner > 1:
