@@ -232,7 +232,8 @@ def _samples(
     arrays = {**arrays, **{n: to_numpy(t) for n, t in tensors.items() if n not in arrays}}
 
     expected = table.oracle(**arrays, **options)
-    rounded = {table.rounded: np.finfo(np.float64).eps / 2} if table.rounded else {}
+    of_64 = table.rounded and dtype == torch.float64  # below, whoever wants may compute in double
+    rounded = {table.rounded: np.finfo(np.float64).eps / 2} if of_64 else {}
     responses = [
         table.oracle(**{n: nudge(a, dtype, rng) for n, a in arrays.items()}, **options, **rounded)
         for _ in range(DRAWS)
