@@ -166,7 +166,7 @@ def _case(values: Values) -> Case:
 WIDE = {
     "affine": "True", "bias": "True", "track_running_stats": "True", "training": "True",
     "momentum": "0.1", "eps": "1e-5", "dims": "2", "layout": "contiguous", "parameters": "input",
-    "n": "3", "channels": "1025",
+    "n": "3", "channels": "1025", "side": "1",
 }  # fmt: skip
 
 TABLES = (
