@@ -27,6 +27,8 @@ NOTHING = 1e-16  # of the terms: what extended precision leaves where they cance
 BESIDE, WELL = 1e-12, 1e-13  # how close to the builtin in float64, and where
 TELLS = 0.2  # an error below it tells a function from zeros, from twice it, from its negative
 CLEARLY = 1.25  # a ratio of errors that is more than noise
+DEVIATIONS = 4  # of a sum's rounding; 2 exp(−4²/2) = 7e-4 is the chance of more
+UNIT_32 = 2.0**-24  # the largest relative error of one addition in float32
 
 Array = npt.NDArray[np.longdouble]
 
@@ -138,19 +140,29 @@ def _odd(error: float, builtin: float, exact: bool = True) -> str:
     return "the builtin is exact" if exact and builtin == 0 and error > 0 else ""
 
 
-def same_precision(samples: list[Sample], eps: float) -> Judgement:
+def same_precision(samples: list[Sample], eps: float, terms: int = 0) -> Judgement:
     """Question 2, in the tested dtype: is it as accurate as the builtin?
 
     error ≤ m · max(the builtin's error, P) + ½ · eps · rms(y), in the maximum norm and as root mean
     square, median over the seeds; P the oracle's response to ±1 ulp of the dtype. Where P is so
     large that this would let everything pass, 1.25 times the builtin's error decides if that says
     enough, and nothing is concluded otherwise.
+
+    Where a right computation may add `terms` numbers one by one in float32, which the builtin does
+    in blocks, 4 √terms · u · |y| more is allowed, u = 2⁻²⁴ and y the value that is off the most, so
+    that large values don't hide a wrong small one. Each addition multiplies the sum so far
+    by 1 + δ, |δ| ≤ u. The δ are of either sign and independent, as far as anybody can tell, so that
+    a sum of positive numbers is off by more than λ √terms · u of itself with a probability of at
+    most 2 exp(−λ²/2), and not, but for the worst of all cases, by terms · u (Higham and Mary 2019,
+    "A new approach to probabilistic rounding error analysis"). Softmax's probabilities are
+    off by as much as their normalizer, relatively, and so is the loss, its logarithm, absolutely.
     """
-    return worst(_same_precision(samples, eps, norm) for norm in ("max", "rms"))
+    return worst(_same_precision(samples, eps, norm, terms) for norm in ("max", "rms"))
 
 
-def _same_precision(samples: list[Sample], eps: float, norm: str) -> Judgement:
+def _same_precision(samples: list[Sample], eps: float, norm: str, terms: int) -> Judgement:
     errors, builtins, bounds, sources, floors = [], [], [], [], []
+    added = f"+{DEVIATIONS}·√{terms}·u" if terms else ""
     for s in samples:
         scale = _scale(s)
         margin = MARGIN_SMALL if (s.independent or s.oracle.size) < SMALL else MARGIN
@@ -164,9 +176,14 @@ def _same_precision(samples: list[Sample], eps: float, norm: str) -> Judgement:
             yardstick = max(builtin, response)
         errors.append(distance(s.candidate, s.oracle, norm) / scale)
         builtins.append(builtin)
-        bounds.append(margin * yardstick + rounding)
+        summing = (
+            DEVIATIONS * math.sqrt(terms) * UNIT_32 * _size_at(s, norm) / scale if terms else 0
+        )
+        bounds.append(margin * yardstick + rounding + summing)
         floors.append(response)
-        sources.append(f"{margin:g}·{'P' if yardstick == response else 'builtin'}+½eps, {norm}")
+        sources.append(
+            f"{margin:g}·{'P' if yardstick == response else 'builtin'}+½eps{added}, {norm}"
+        )
     bounds = [bound or 1e-300 for bound in bounds]
     middle, note = in_the_middle(errors, bounds)
     error, bound, rule, floor = errors[middle], bounds[middle], sources[middle], floors[middle]
@@ -186,6 +203,14 @@ def _same_precision(samples: list[Sample], eps: float, norm: str) -> Judgement:
         verdict = verdict_of(error <= bound, median(errors), builtin, WORSE)
         note = "; ".join(filter(None, (_odd(error, builtin), note)))
     return Judgement(error, builtin, bound, rule, verdict, note, floor, middle)
+
+
+def _size_at(sample: Sample, norm: str) -> float:
+    """Return the size of the value whose error is the largest, or the root mean square of all."""
+    if norm == "rms" or sample.candidate.shape != sample.oracle.shape or not sample.oracle.size:
+        return size_of(sample.oracle, "rms")
+    gaps = np.nan_to_num(np.abs(sample.candidate - sample.oracle))
+    return size_of(sample.oracle.flat[[gaps.argmax()]])
 
 
 def _held(sample: Sample, eps: float, norm: str) -> float:

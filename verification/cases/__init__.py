@@ -23,6 +23,7 @@ Draw = Callable[[np.random.Generator], Arrays]
 # The last three are written as they lie in memory; an expanded tensor repeats itself.
 LAYOUTS = ("contiguous", "channels-last", "sliced", "expanded")
 DTYPES = ("float64", "float32", "bfloat16", "float16")
+MANY = 1000  # classes, whose sum one by one is rounded worse than the builtin's in blocks
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Case:
         wide: whether a half-precision input meets parameters and statistics in float32.
         hard: whether rounding the input changes everything, so that below float64 refnet's own
             target alone can be asked for.
+        terms: how many numbers a right op may add one by one in float32, where they are many; see
+            `tolerance.same_precision`. Refnet's own target makes no allowance.
         values: by which values of the op's options the case counts for the coverage of pairs; of a
             case that `OpTable.make` made of more parameters, all of them.
     """
@@ -49,6 +52,7 @@ class Case:
     dtypes: tuple[str, ...] = DTYPES
     wide: bool = False
     hard: bool = False
+    terms: int = 0
     values: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -163,6 +163,13 @@ def _case(values: Values) -> Case:
     )
 
 
+# More channels than a block, a vector or a thread's share holds, and an odd number of them.
+WIDE = {
+    "affine": "True", "bias": "True", "track_running_stats": "True", "training": "True",
+    "momentum": "0.1", "eps": "1e-5", "dims": "2", "layout": "contiguous", "parameters": "input",
+    "n": "3", "channels": "1025", "side": "1",
+}  # fmt: skip
+
 TABLES = (
     OpTable(
         name="BatchNorm",
@@ -171,7 +178,7 @@ TABLES = (
         oracle=_oracle,
         rounded="mean_error",
         differentiable=("input", "weight", "bias"),
-        cases=tuple(map(_case, combinations(OPTIONS))),
+        cases=(*map(_case, combinations(OPTIONS)), _case(WIDE)),
         buffers=("running_mean", "running_var", "num_batches_tracked"),
         parameters=("weight", "bias", "running_mean", "running_var"),
         expanded=-1,

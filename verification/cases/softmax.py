@@ -13,6 +13,7 @@ from refnet import functional
 from verification.cases import (
     DTYPES,
     LAYOUTS,
+    MANY,
     OFFSETS,
     Arrays,
     Case,
@@ -42,7 +43,8 @@ def _case(name: str, *shape: int, dim: int, scale: float = 1.0, offset: float = 
         return {"input": input, "cotangent": cotangent}
 
     dtypes = DTYPES[:2] if rare else holding(scale, offset, largest=offset + 3 * scale)
-    return Case(name, draw, {"dim": dim}, dtypes=dtypes)
+    terms = shape[dim] if shape[dim] >= MANY else 0
+    return Case(name, draw, {"dim": dim}, dtypes=dtypes, terms=terms)
 
 
 def _forbid_some(input: np.ndarray) -> None:

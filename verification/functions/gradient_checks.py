@@ -9,15 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from verification.functions.differences import (
+    Differences,
+    chosen_of,
+    differences_of,
+    progress,
+    together,
+)
 from verification.functions.frozen_loss import FrozenLoss
-from verification.functions.quotients import bends, two_sided
+from verification.functions.quotients import bends
 from verification.report import ANOTHER, AS_GOOD, INCONCLUSIVE, NULL, Report, Row
 from verification.tensors import short
 from verification.tolerance import FLOOR_64
@@ -27,6 +33,7 @@ STEPS = [0.1 * 2.0**-k for k in range(24)]  # of the Taylor remainder, down to 1
 SLOPE = 1.5  # right gradients have 2, wrong ones 1
 NO_DERIVATIVE = "no derivative here"
 EVERY = "all parameters"
+SOME = 200  # elements of each parameter that are differenced unless told
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,7 +59,7 @@ def gradient_check(
     gradients: Sequence[Tensor | None] | None = None,
     eps: float = 1e-7,
     threshold: float = 1e-3,
-    elements: int | None = None,
+    elements: int | None = SOME,
     seed: int = 0,
     subject: str = "loss",
 ) -> GradientReport:
@@ -73,7 +80,9 @@ def gradient_check(
         gradients: dθ, one for each parameter, None for none; autograd's unless told.
         eps: ε.
         threshold: the largest ratio that passes.
-        elements: so many of each parameter, drawn by `seed`, instead of all.
+        elements: so many of each parameter, drawn by `seed`; None for all. What is wrong in a few
+            elements that are not drawn shows in the slope alone, which takes all of them. The
+            rows' notes say how many of how many were differenced.
         seed: of the drawn elements and of the Taylor test's direction.
         subject: what to call the loss in the rows.
 
@@ -113,12 +122,14 @@ def gradient_check(
             row = Row(subject, EVERY, "gradient", "float64", nan, nan, threshold, "ratio",
                       INCONCLUSIVE, reason, seed=seed)  # fmt: skip
             return GradientReport([row], title)
-        parts = {
-            name: _differences(frozen, named[name], gradient, eps, threshold, elements, seed)
-            for name, gradient in dtheta.items()
-        }
+        chosen = {name: chosen_of(p.numel(), elements, seed) for name, p in named.items()}
+        with progress(sum(map(len, chosen.values()))) as step:
+            parts = {
+                name: differences_of(frozen, named[name], dtheta[name], eps, threshold, which, step)
+                for name, which in chosen.items()
+            }
         slope, kink = _taylor(frozen, list(dtheta.values()), seed)
-    parts = {EVERY: _together(list(parts.values())), **parts}
+    parts = {EVERY: together(list(parts.values())), **parts}
     noise = frozen.noise / eps + eps**2  # of a quotient: rounding, and what is left of curvature
     rows = [
         _judge(subject, name, part, noise, parts[EVERY], threshold, seed)
@@ -173,85 +184,12 @@ def _full(gradients: Sequence[Tensor | None], named: dict[str, Tensor]) -> dict[
     return full
 
 
-@dataclass(frozen=True)
-class _Differences:
-    """The elements of a parameter: dθ_approx, dθ, and which have no derivative."""
-
-    approx: list[float]
-    exact: list[float]
-    kinks: list[bool]
-    total: int  # elements that the parameter has
-
-    def ratio(self) -> tuple[float, float, float, int]:
-        """Return ratio, ‖dθ_approx − dθ‖₂ and ‖dθ_approx‖₂ + ‖dθ‖₂ where there is a derivative.
-
-        And the number of elements that have one.
-        """
-        smooth = ~np.array(self.kinks, dtype=bool)
-        approx, exact = np.array(self.approx)[smooth], np.array(self.exact)[smooth]
-        gap = float(np.linalg.norm(approx - exact))
-        size = float(np.linalg.norm(approx) + np.linalg.norm(exact))
-        return gap / size if size else 0.0, gap, size, int(smooth.sum())
-
-
-def _together(parts: list[_Differences]) -> _Differences:
-    return _Differences(
-        [a for part in parts for a in part.approx], [e for part in parts for e in part.exact],
-        [k for part in parts for k in part.kinks], sum(part.total for part in parts),
-    )  # fmt: skip
-
-
-def _differences(
-    frozen: FrozenLoss,
-    parameter: Tensor,
-    gradient: Tensor,
-    eps: float,
-    threshold: float,
-    elements: int | None,
-    seed: int,
-) -> _Differences:
-    """Difference the loss by the elements of a parameter, or by some of them."""
-    total = parameter.numel()
-    chosen: Iterable[int] = range(total)
-    if elements is not None and elements < total:
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-        chosen = sorted(order[:elements].tolist())
-    indices = [np.unravel_index(position, parameter.shape) for position in chosen]
-    points = [
-        (_along(frozen, parameter, index), parameter.detach()[index].item()) for index in indices
-    ]
-    approx = [two_sided(J, x, eps) for J, x in points]
-    typical = math.sqrt(sum(a * a for a in approx) / max(len(approx), 1))
-    kinks = [
-        bends(J, x, eps, threshold * max(typical, abs(a)), frozen.noise / eps)
-        for (J, x), a in zip(points, approx, strict=True)
-    ]
-    return _Differences(approx, [gradient[index].item() for index in indices], kinks, total)
-
-
-def _along(frozen: FrozenLoss, parameter: Tensor, index: Any) -> Callable[[float], float]:
-    """Return the loss as a function of one element, each value evaluated once."""
-    element = parameter.detach()[index]
-    before = element.item()
-
-    @cache
-    def at(value: float) -> float:
-        if value == before:
-            return frozen.value
-        element.fill_(value)
-        result = frozen()
-        element.fill_(before)
-        return result
-
-    return at
-
-
 def _judge(
     subject: str,
     case: str,
-    part: _Differences,
+    part: Differences,
     noise: float,
-    every: _Differences,
+    every: Differences,
     threshold: float,
     seed: int,
 ) -> Row:

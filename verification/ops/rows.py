@@ -142,7 +142,13 @@ def _verify_case(
     rows = []
     for quantity, found in samples.items():
         judge = partial(
-            _judge, quantity, dtype=kinds[quantity], table=table, own=own, beside=beside
+            _judge,
+            quantity,
+            dtype=kinds[quantity],
+            table=table,
+            own=own,
+            beside=beside,
+            terms=case.terms,
         )
         for judged in judge(found):
             if special and judged.verdict not in PASSING and _is_right_elsewhere(judge, found):
@@ -189,7 +195,7 @@ def _finite(sample: Sample) -> Sample:
 
 def _judge(
     quantity: str, samples: list[Sample], dtype: torch.dtype, table: OpTable, own: bool,
-    beside: bool,
+    beside: bool, terms: int,
 ) -> Iterator[Judgement]:  # fmt: skip
     """Put the questions that a quantity of a dtype is asked."""
     if table.bitwise or not dtype.is_floating_point:
@@ -202,7 +208,7 @@ def _judge(
         if beside:
             yield beside_builtin(samples)
     else:
-        yield own_target(samples, eps) if own else same_precision(samples, eps)
+        yield own_target(samples, eps) if own else same_precision(samples, eps, terms)
     if quantity in table.every_size:
         small = small_values(samples, eps, torch.finfo(dtype).tiny)
         yield from () if small is None else (small,)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from refnet import nn
 from refnet.functional import dropout
+from verification.functions import differences
 from verification.functions.gradient_checks import GradientReport, gradient_check
 from verification.functions.quotients import bends, one_sided, two_sided
 from verification.report import INCONCLUSIVE, NULL
@@ -261,6 +262,40 @@ def test_some_elements() -> None:
     assert report.failures == []
     assert "7 of 1000 elements, seed 3" in row(report, "w").note
     assert len(calls) < 100
+
+
+def test_by_default_some_elements_of_large_parameters_are_taken() -> None:
+    w, b = torch.randn(1000, dtype=torch.float64, requires_grad=True), parameter(2.0)
+    wrong = 2 * w.detach()
+    wrong[0] = -wrong[0] - 20
+
+    def loss() -> Tensor:
+        return w.pow(2).sum() + b.pow(2).sum()
+
+    report = gradient_check(loss, {"w": w, "b": b}.items())
+    report.raise_if_failed()
+    assert "200 of 1000 elements, seed 0" in row(report, "w").note
+    assert "201 of 1001 elements" in row(report, "all parameters").note
+    assert " of " not in row(report, "b").note
+    every = gradient_check(loss, {"w": w, "b": b}.items(), elements=None)
+    assert " of " not in row(every, "w").note
+    # one wrong element in a thousand that is not drawn: the slope tells
+    some = gradient_check(loss, [w, b], gradients=[wrong, 2 * b.detach()])
+    assert [r.quantity for r in some.failures] == ["Taylor slope"]
+    assert len(gradient_check(loss, [w, b], gradients=[wrong, 2 * b.detach()],
+                              elements=None).failures) == 3  # fmt: skip
+
+
+def test_a_bar_is_shown_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    w = torch.randn(30, dtype=torch.float64, requires_grad=True)
+    monkeypatch.setattr(differences, "LONG", 10)
+    gradient_check(lambda: w.pow(2).sum(), [w])
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    gradient_check(lambda: w.pow(2).sum(), [w])
+    assert "gradient check" in capsys.readouterr().err
 
 
 def test_tied_parameters_count_once() -> None:
