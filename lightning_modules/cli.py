@@ -6,6 +6,7 @@ checkpoints/best.ckpt (of the best epoch by the dev set) and last.ckpt.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.cli import ArgsType, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from lightning_modules.callbacks import HowToGoOn, Pictures, is_trial, progress, run_folder
@@ -296,7 +298,8 @@ def main(args: list[str] | None = None) -> TrainCLI:
         The finished command line: `trainer`, `model`, `datamodule`, `summary`.
 
     Raises:
-        SystemExit: code 2 and a line or two on stderr, for a mistake in args.
+        SystemExit: code 2 and a line or two on stderr, for a mistake in args; 1 or 143, if the
+            training was interrupted by SIGINT or SIGTERM.
     """
     quiet()
     try:
@@ -316,5 +319,7 @@ def main(args: list[str] | None = None) -> TrainCLI:
             auto_configure_optimizers=False,
             args=with_configs(list(sys.argv[1:] if args is None else args)),
         )
+    except SIGTERMException as error:  # its code is that of success
+        raise SystemExit(128 + signal.SIGTERM) from error
     except UserError as error:
         stop(str(error))
