@@ -33,23 +33,26 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.data import ClassificationData
 from lightning_modules.data_openml import OpenMLDataModule  # noqa: F401 (--data knows what is imported)
 from lightning_modules.data_sources import CSVDataModule  # noqa: F401
-from lightning_modules.errors import Parser, UserError, explained, stop
+from lightning_modules.errors import Parser, UserError, explained, of_data, stop
 from lightning_modules.files import (
     SUBCOMMANDS,
-    check_epochs,
     check_folder,
-    check_monitor,
-    check_net,
-    check_outputs,
-    check_schedule,
     command,
     find_checkpoint,
-    fit_sizes,
     load_checkpoint,
     relative,
     with_configs,
 )
 from lightning_modules.gradient_flow import GradientFlow  # noqa: F401 (--trainer.callbacks, too)
+from lightning_modules.option_checks import (
+    check_epochs,
+    check_length,
+    check_monitor,
+    check_net,
+    check_outputs,
+    check_schedule,
+    fit_sizes,
+)
 from lightning_modules.quiet import quiet
 from lightning_modules.resume import ExactResume
 from lightning_modules.summary import Summary, show, summarize
@@ -148,6 +151,8 @@ class TrainCLI(LightningCLI):
             config.name = Path(str(config.config[-1])).stem if config.config else "run"
         for group in ("early_stopping", "checkpoint"):
             check_monitor(group, config[group].monitor, config[group].mode)
+        if self.subcommand == "fit":
+            check_length(config.trainer)
         self._checkpoint: dict[str, Any] | None = None
         if config.ckpt_path:
             runs = Path(config.trainer.default_root_dir) / config.name
@@ -186,8 +191,11 @@ class TrainCLI(LightningCLI):
         only = Namespace(data=config.data)  # type: ignore[no-untyped-call]
         parser = Parser()
         parser.add_subclass_arguments(ClassificationData, "data")
-        data: ClassificationData = parser.instantiate(only).data
-        data.setup()
+        try:
+            data: ClassificationData = parser.instantiate(only).data
+            data.setup()
+        except ValueError as error:
+            raise ValueError(of_data(str(error), config.data.init_args)) from error
         fit_sizes(config.model, data)
         return data
 

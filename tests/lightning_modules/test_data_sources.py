@@ -108,7 +108,7 @@ def test_files_of_arrays_are_not_unpickled(here: Path) -> None:
     np.savez("objects.npz", x=np.array([{}, {}], dtype=object), y=np.arange(2))
     with pytest.raises(ValueError, match=r"can't read objects\.npz: .*allow_pickle=False"):
         ArraysDataModule(path="objects.npz").setup()
-    with pytest.raises(ValueError, match="no array 'labels', only x, y"):
+    with pytest.raises(ValueError, match=r"y: no array 'labels' in objects\.npz, only x, y"):
         ArraysDataModule(path="objects.npz", y="labels").setup()
     Path("text.npz").write_text("no archive")
     np.save("one.npy", np.arange(4))

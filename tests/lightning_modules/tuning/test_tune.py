@@ -107,6 +107,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--best", "1"], "at least 2, got 1"),
     (["--resume"], "--resume: there is no study in"),
     (["--storage", "nowhere"], "--storage nowhere: "),
+    (["--study", ".."], "--study must be a name, not a path, got '..'"),
+    (["--study", "a/b"], "--study must be a name, not a path, got 'a/b'"),
+    (["--study", ""], "--study must be a name, not a path, got ''"),
     (["--config", "wrong.yaml"], "--config wrong.yaml: "),
     (["--space", "wrong_key.yaml"], "momentum"),
 ]
