@@ -30,7 +30,7 @@ from torch import nn
 
 from lightning_modules.callbacks import HowToGoOn, Pictures, is_trial, progress, run_folder
 from lightning_modules.classifier import Classifier
-from lightning_modules.data import ClassificationData
+from lightning_modules.data import ClassificationData, DigitsDataModule
 from lightning_modules.data_openml import OpenMLDataModule  # noqa: F401 (--data knows what is imported)
 from lightning_modules.data_sources import CSVDataModule  # noqa: F401
 from lightning_modules.errors import Parser, UserError, explained, of_data, stop
@@ -281,7 +281,7 @@ class TrainCLI(LightningCLI):
             seconds=seconds,
             read_test=config.read_test,
         )
-        show(self.summary, command())
+        show(self.summary, command(), digits=isinstance(self.datamodule, DigitsDataModule))
 
     def after_validate(self) -> None:
         """Say where the picture is."""

@@ -90,13 +90,18 @@ def fit_sizes(model: Any, data: ClassificationData) -> None:
         data: any data; for the digits nothing changes.
     """
     images = len(data.shape) == 3  # (C, H, W), else (n,)
-    ours = {"in_features": (64, math.prod(data.shape)), "out_features": (10, data.num_classes)}
+    ours: dict[str, tuple[int, Any]] = {
+        "in_features": (64, math.prod(data.shape)),
+        "out_features": (10, data.num_classes),
+    }
     if images:
-        ours |= {"in_channels": (1, data.shape[0]), "image_size": (8, data.shape[-1])}
+        height, width = data.shape[1:]
+        size = width if height == width else (height, width)
+        ours |= {"in_channels": (1, data.shape[0]), "image_size": (8, size)}
     net = getattr(model.net, "init_args", None) or {}
-    for name, (digits, size) in ours.items():
+    for name, (digits, found) in ours.items():
         if name in net and net[name] == digits:
-            net[name] = size
+            net[name] = found
     if model.num_classes == 10:
         model.num_classes = data.num_classes
 
