@@ -9,6 +9,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_modules import plots
 from lightning_modules.classifier import Classifier
@@ -90,14 +91,15 @@ class Pictures(Callback):
 
 
 class HowToGoOn(Callback):
-    """Say how to resume a training that was interrupted from the keyboard."""
+    """Say how to resume a training that was interrupted: Ctrl-C, or SIGTERM."""
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Name the last checkpoint, if there is one."""
         checkpoint = str(getattr(trainer.checkpoint_callback, "last_model_path", ""))
-        if not isinstance(exception, KeyboardInterrupt) or not trainer.is_global_zero:
+        interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if not interrupted or not trainer.is_global_zero:
             return
         print(f"\ninterrupted in epoch {trainer.current_epoch + 1}")
         if checkpoint:

@@ -6,6 +6,7 @@ checkpoints/best.ckpt (of the best epoch by the dev set) and last.ckpt.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -24,30 +25,34 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.cli import ArgsType, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from lightning_modules.callbacks import HowToGoOn, Pictures, is_trial, progress, run_folder
 from lightning_modules.classifier import Classifier
-from lightning_modules.data import ClassificationData
+from lightning_modules.data import ClassificationData, DigitsDataModule
 from lightning_modules.data_openml import OpenMLDataModule  # noqa: F401 (--data knows what is imported)
 from lightning_modules.data_sources import CSVDataModule  # noqa: F401
-from lightning_modules.errors import Parser, UserError, explained, stop
+from lightning_modules.errors import Parser, UserError, explained, of_data, stop
 from lightning_modules.files import (
     SUBCOMMANDS,
-    check_epochs,
     check_folder,
-    check_monitor,
-    check_net,
-    check_outputs,
-    check_schedule,
     command,
     find_checkpoint,
-    fit_sizes,
     load_checkpoint,
     relative,
     with_configs,
 )
 from lightning_modules.gradient_flow import GradientFlow  # noqa: F401 (--trainer.callbacks, too)
+from lightning_modules.option_checks import (
+    check_epochs,
+    check_length,
+    check_monitor,
+    check_net,
+    check_outputs,
+    check_schedule,
+    fit_sizes,
+)
 from lightning_modules.quiet import quiet
 from lightning_modules.resume import ExactResume
 from lightning_modules.summary import Summary, show, summarize
@@ -146,6 +151,8 @@ class TrainCLI(LightningCLI):
             config.name = Path(str(config.config[-1])).stem if config.config else "run"
         for group in ("early_stopping", "checkpoint"):
             check_monitor(group, config[group].monitor, config[group].mode)
+        if self.subcommand == "fit":
+            check_length(config.trainer)
         self._checkpoint: dict[str, Any] | None = None
         if config.ckpt_path:
             runs = Path(config.trainer.default_root_dir) / config.name
@@ -184,8 +191,11 @@ class TrainCLI(LightningCLI):
         only = Namespace(data=config.data)  # type: ignore[no-untyped-call]
         parser = Parser()
         parser.add_subclass_arguments(ClassificationData, "data")
-        data: ClassificationData = parser.instantiate(only).data
-        data.setup()
+        try:
+            data: ClassificationData = parser.instantiate(only).data
+            data.setup()
+        except ValueError as error:
+            raise ValueError(of_data(str(error), config.data.init_args)) from error
         fit_sizes(config.model, data)
         return data
 
@@ -271,7 +281,7 @@ class TrainCLI(LightningCLI):
             seconds=seconds,
             read_test=config.read_test,
         )
-        show(self.summary, command())
+        show(self.summary, command(), digits=isinstance(self.datamodule, DigitsDataModule))
 
     def after_validate(self) -> None:
         """Say where the picture is."""
@@ -296,7 +306,8 @@ def main(args: list[str] | None = None) -> TrainCLI:
         The finished command line: `trainer`, `model`, `datamodule`, `summary`.
 
     Raises:
-        SystemExit: code 2 and a line or two on stderr, for a mistake in args.
+        SystemExit: code 2 and a line or two on stderr, for a mistake in args; 1 or 143, if the
+            training was interrupted by SIGINT or SIGTERM.
     """
     quiet()
     try:
@@ -316,5 +327,7 @@ def main(args: list[str] | None = None) -> TrainCLI:
             auto_configure_optimizers=False,
             args=with_configs(list(sys.argv[1:] if args is None else args)),
         )
+    except SIGTERMException as error:  # its code is that of success
+        raise SystemExit(128 + signal.SIGTERM) from error
     except UserError as error:
         stop(str(error))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,12 +16,12 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules.augmentation import Augmentation, Augmented, seed_worker
+from lightning_modules.data_checks import check_data, check_fractions, check_options
 from lightning_modules.data_preparation import (
     Array,
     Part,
     Per,
-    check_data,
-    check_fractions,
+    completed,
     fractions_for,
     nested,
     split,
@@ -55,7 +54,8 @@ class ClassificationData(LightningDataModule):
         batch_size: examples per mini-batch, at least 1 (stochastic gradient descent); "all" is the
             whole training set (batch gradient descent). Batch norm needs 2 or more.
         train: fraction of the data to learn from, in (0, 1]; all three together at most 1. None,
-            here and below, is the lecture's advice for so much data: see `fractions_for`.
+            here and below, is the lecture's advice for so much data, see `fractions_for`, or what
+            the others leave, if that is less.
         dev: fraction to choose by, in (0, 1).
         test: fraction to report on, in [0, 1); 0 for no test set.
         seed: of the split, the order and the augmentation; a run is reproducible from it.
@@ -96,7 +96,7 @@ class ClassificationData(LightningDataModule):
         self._given: dict[Part, float | None] = {"train": train, "dev": dev, "test": test}
         check_fractions({part: f for part, f in self._given.items() if f is not None})
         sampling_seed = seed if sampling_seed is None else sampling_seed
-        _check(batch_size, num_workers, seed, standardize, subset, sampling_seed)
+        check_options(batch_size, num_workers, seed, standardize, subset, sampling_seed)
         # A checkpoint holds plain types only, so that it loads with weights_only=True. The command
         # line hands over its configuration, which is plain.
         self.save_hyperparameters(ignore=() if _given_hyperparameters.get() else _LIVE)
@@ -112,7 +112,7 @@ class ClassificationData(LightningDataModule):
             # not the order's numbers
             self._variation = torch.Generator().manual_seed(sampling_seed + 1)
         if self.examples:
-            check_fractions(self.fractions)
+            completed(self._given, self.examples)  # refuses what makes no sense before any reading
 
     @abstractmethod
     def read(self) -> tuple[Array, Array]:
@@ -120,11 +120,10 @@ class ClassificationData(LightningDataModule):
 
     @property
     def fractions(self) -> dict[Part, float]:
-        """Share of the data of each set, as given or else as advised."""
+        """Share of the data of each set, as given or else as advised: see `completed`."""
         if self.examples is None:
             self.setup()
-        advice = fractions_for(self.examples or 0)
-        return {part: advice[part] if f is None else f for part, f in self._given.items()}
+        return completed(self._given, self.examples or 0)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -150,7 +149,6 @@ class ClassificationData(LightningDataModule):
         x = check_data(x, labels, self.augment, self.standardize)
         names, y = np.unique(labels, return_inverse=True)
         self.examples = len(y)
-        check_fractions(self.fractions)
         rows = split(names[y], self.fractions, self.seed)
         if self.subset < 1:
             learned = nested(y[rows["train"]], self.subset, self.sampling_seed)
@@ -270,25 +268,3 @@ class DigitsDataModule(ClassificationData):
         """Return pixels from 0 to 16, (1797, 1, 8, 8), and digits."""
         pixels, labels = load_digits(return_X_y=True)
         return pixels.reshape(-1, 1, 8, 8), labels
-
-
-def _check(
-    batch_size: int | str,
-    num_workers: int,
-    seed: int,
-    standardize: str | None,
-    subset: float,
-    sampling_seed: int,
-) -> None:
-    whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
-    if batch_size != "all" and not whole:
-        raise ValueError(f"batch_size must be a whole number or 'all', got {batch_size!r}")
-    if standardize not in (None, "feature", "channel", "none"):
-        raise ValueError(f"standardize must be 'feature', 'channel' or 'none', got {standardize!r}")
-    if not 0 < subset <= 1:
-        raise ValueError(f"subset must be a fraction in (0, 1], got {subset}")
-    numbers = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0), "seed": (seed, 0)}
-    numbers["sampling_seed"] = (sampling_seed, 0)
-    for name, (value, least) in numbers.items():
-        if not isinstance(value, str) and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")

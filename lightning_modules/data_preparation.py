@@ -11,14 +11,11 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
-from lightning_modules.augmentation import Augmentation
-
 Array = np.ndarray[Any, Any]
 Part = Literal["train", "dev", "test"]
 PARTS: tuple[Part, ...] = ("train", "dev", "test")
 Per = Literal["feature", "channel", "none"]
 
-_LARGEST = {True: 3e38, False: 1e150}  # inputs that are not standardized, and that are
 _NUMBERS = 2**23  # that are standardized at once, in float64: 64 MiB
 
 # Dev and test sets have to be large enough to tell two nets apart, and need not be larger: the more
@@ -61,6 +58,39 @@ def fractions_for(m: int) -> dict[Part, float]:
         raise ValueError(f"m must be at least 1, got {m}")
     shares = next(shares for largest, shares in _ADVICE if largest is None or m <= largest)
     return dict(zip(PARTS, shares, strict=True))
+
+
+def completed(given: Mapping[Part, float | None], m: int) -> dict[Part, float]:
+    """Return the fractions that are given, and for the others the advice, or else what is left.
+
+    Args:
+        given: None where there is none; the others add up to at most 1.
+        m: number of examples, at least 1.
+
+    Returns:
+        Fractions that add up to at most 1. If the advice does not fit beside the given ones, what
+        they leave is shared out as the advice would have it.
+
+    Raises:
+        ValueError: nothing is left for a train or dev set.
+
+    Example:
+        >>> completed({"train": 0.8, "dev": None, "test": None}, 1797)
+        {'train': 0.8, 'dev': 0.1, 'test': 0.1}
+        >>> completed({"train": 0.5, "dev": None, "test": None}, 1797)
+        {'train': 0.5, 'dev': 0.15, 'test': 0.15}
+    """
+    typed = {part: f for part, f in given.items() if f is not None}
+    advised = {part: f for part, f in fractions_for(m).items() if part not in typed}
+    left = max(0.0, round(1 - sum(typed.values()), 9))
+    if advised and left < sum(advised.values()):
+        share = left / sum(advised.values())
+        advised = {part: round(f * share, 9) for part, f in advised.items()}
+    for part, f in advised.items():
+        if f == 0 and part != "test":
+            total = ", ".join(f"{name}={value}" for name, value in typed.items())
+            raise ValueError(f"{total} leaves nothing for the {part} set")
+    return {part: {**advised, **typed}[part] for part in PARTS}
 
 
 def split(labels: Array, fractions: Mapping[Part, float], seed: int) -> dict[Part, Array]:
@@ -191,64 +221,3 @@ def standardized(x: Array, rows: dict[Part, Array], per: Per) -> dict[Part, torc
         if per == "channel":
             inputs[part] = inputs[part].movedim(-1, 1).contiguous()
     return inputs
-
-
-def check_fractions(fractions: Mapping[Part, float]) -> None:
-    """Refuse fractions outside of [0, 1], together more than 1, or no train or dev set.
-
-    Raises:
-        ValueError: naming the set and its fraction.
-    """
-    for part, fraction in fractions.items():
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"{part} must be a fraction in [0, 1], got {fraction}")
-        if fraction == 0 and part != "test":
-            raise ValueError(f"{part} must not be 0: only the test set may be absent")
-    if sum(fractions.values()) > 1 + 1e-9:
-        total = " + ".join(f"{part}={fraction}" for part, fraction in fractions.items())
-        raise ValueError(f"the fractions must add up to at most 1, got {total}")
-
-
-def check_data(
-    x: Array, labels: Array, augment: Augmentation | None, standardize: str | None
-) -> Array:
-    """Refuse inputs and classes that can't be learned from.
-
-    Returns:
-        The inputs, with the axis of channels that images may lack.
-
-    Raises:
-        ValueError: saying what is wrong, and in which example.
-    """
-    if x.ndim == 3:
-        x = x[:, None]
-    if x.ndim not in (2, 4) or not x.size:
-        raise ValueError(
-            "the inputs must be images (m, C, H, W) or (m, H, W), or features (m, n), got shape "
-            f"{x.shape}"
-        )
-    if x.dtype.kind not in "biuf":
-        raise ValueError(f"the inputs must be real numbers, got {x.dtype}")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        row = int(np.argwhere(~np.isfinite(x))[0][0])
-        raise ValueError(f"the inputs must be finite, got NaN or infinity in example {row}")
-    # float32 is what the net gets; standardizing sums up squares in float64
-    largest, most = max(abs(float(x.max())), abs(float(x.min()))), _LARGEST[standardize == "none"]
-    if largest > most:
-        raise ValueError(f"the inputs must be at most {most:.0e} in size, got {largest:.3g}")
-    if labels.shape != (len(x),):
-        raise ValueError(
-            f"there must be one class for each of {len(x)} examples, got shape {labels.shape}"
-        )
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ValueError(f"class of example {int(np.isnan(labels).argmax())} is missing (NaN)")
-    if labels.dtype.kind == "O" and len(kinds := {type(label).__name__ for label in labels}) > 1:
-        raise ValueError(f"the classes must be of one type, got {', '.join(sorted(kinds))}")
-    if len(np.unique(labels)) < 2:
-        raise ValueError(f"there must be two classes or more, got {labels[0]} alone")
-    if x.ndim == 2 and standardize == "channel":
-        raise ValueError("standardize='channel' is for images, and the inputs are features")
-    if x.ndim == 2 and augment and augment.moves_pixels:
-        strong = [k for k, v in augment.strengths().items() if v and k != "noise"]
-        raise ValueError(f"augment.{strong[0]} is for images, and the inputs are features")
-    return x

@@ -52,12 +52,14 @@ class ArraysDataModule(ClassificationData):
             raise ValueError(f"path: {self.path} is no .npz file, as numpy.savez writes it")
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                for name in (self.x, self.y):
-                    if name not in arrays:
-                        raise ValueError(f"no array {name!r}, only {', '.join(arrays)}")
-                return arrays[self.x], arrays[self.y]
+                names = list(arrays)
+                missing = [(o, n) for o, n in (("x", self.x), ("y", self.y)) if n not in names]
+                if not missing:
+                    return arrays[self.x], arrays[self.y]
         except Exception as error:  # a file of anything can raise anything
             raise ValueError(f"path: can't read {self.path}: {error}") from error
+        option, name = missing[0]
+        raise ValueError(f"{option}: no array {name!r} in {self.path}, only {', '.join(names)}")
 
 
 class CSVDataModule(ClassificationData):
@@ -95,21 +97,21 @@ class CSVDataModule(ClassificationData):
         if self.target not in table:
             raise ValueError(f"target: no column {self.target!r} in {self.path}, only {columns}")
         if table.empty:
-            raise ValueError(f"{self.path} has a header and no rows")
+            raise ValueError(f"path: {self.path} has a header and no rows")
         for name, column in table.items():
             if lacking := int(column.isna().sum()):
                 row = int(column.isna().to_numpy().argmax())
                 raise ValueError(
-                    f"{self.path}: column {name!r} lacks {lacking} of {len(table)} values, the "
-                    f"first in row {row + 1}: fill them in or leave these rows out"
+                    f"path: {self.path}: column {name!r} lacks {lacking} of {len(table)} values, "
+                    f"the first in row {row + 1}: fill them in or leave these rows out"
                 )
             if name != self.target and not pd.api.types.is_numeric_dtype(column):
                 numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
                 if not (wrong := column[np.isnan(numbers)].tolist()):
                     continue  # whole numbers that are too large for a type of NumPy's
                 raise ValueError(
-                    f"{self.path}: column {name!r} holds no numbers, but {wrong[0]!r}: leave it "
-                    "out or encode it"
+                    f"path: {self.path}: column {name!r} holds no numbers, but {wrong[0]!r}: leave "
+                    "it out or encode it"
                 )
         inputs = table.drop(columns=self.target).to_numpy(dtype=np.float64)
         # Names are strings of NumPy's own, which sort and print plainly.

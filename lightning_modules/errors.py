@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -96,3 +96,21 @@ def brief(message: str) -> str:
             said.append(line)
     where = "--" + ".".join(keys) + ": " if keys else ""
     return where + ": ".join(dict.fromkeys(said))
+
+
+def of_data(message: str, options: Iterable[str]) -> str:
+    """Name the option of the data that a message is about, or that it is about the data.
+
+    Args:
+        message: begins with the name of an argument, if it is about one; jsonargparse's too.
+        options: names of the arguments that there are.
+
+    Example:
+        >>> of_data("batch_size must be at least 1, got 0", ["batch_size"])
+        '--data.batch_size must be at least 1, got 0'
+        >>> of_data("the inputs must be real numbers, got object", ["batch_size"])
+        '--data: the inputs must be real numbers, got object'
+    """
+    message = brief(message)
+    first = re.match(r"[a-z_]*", message)
+    return f"--data.{message}" if first and first[0] in options else f"--data: {message}"

@@ -134,9 +134,9 @@ def _train(job: Job) -> tuple[Job, Result]:
     try:
         return job, job.train()
     except SystemExit as error:
-        if error.code == 1:  # what Lightning makes of a KeyboardInterrupt
-            raise KeyboardInterrupt from error
-        raise
+        if error.code == 2:
+            raise
+        raise KeyboardInterrupt from error  # what Lightning made of it, or of SIGTERM
 
 
 def configuration(name: str) -> Any:

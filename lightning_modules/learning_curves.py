@@ -50,6 +50,18 @@ masks. Every training has the epochs of the configuration, and its best one by t
 Finished trainings are kept in runs.json: an interrupted command goes on, and other options are
 other trainings. Of a data file that was changed it does not know: --fresh.
 """
+# Options of fit that this command gives itself, and what to say in their place.
+OURS = {
+    "-c": "give --config before --",
+    "--config": "give it before --",
+    "--human_error": "give it before --",
+    "--data.subset": "that is --fractions, before --",
+    "--data.sampling_seed": "that is --seeds, before --",
+    "--seed_everything": "that is --seeds, before --",
+    "--read_test": "the test set is not read",
+    "--trainer.default_root_dir": "that is --out, before --",
+    "--trainer.fast_dev_run": "it leaves nothing to draw",
+}
 
 
 def arguments(args: Sequence[str] | None) -> argparse.Namespace:
@@ -77,6 +89,9 @@ def arguments(args: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--fractions must be in (0, 1], got {wrong[0]:g}")
     if options.human_error is not None and not 0 <= options.human_error <= 1:
         parser.error(f"--human_error must be a fraction in [0, 1], got {options.human_error:g}")
+    for option in options.rest:
+        if said := OURS.get(option.partition("=")[0]):
+            parser.error(f"{option}: {said}")
     if options.out is None:
         options.out = Path("runs/learning_curves") / Path(options.config).stem
     return options

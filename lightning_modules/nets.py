@@ -132,7 +132,8 @@ class ConvNet(nn.Sequential):
 
     Args:
         in_channels: channels of the image.
-        image_size: height and width in pixels, divisible by 2 to the number of blocks.
+        image_size: height and width in pixels, one number for both or two, divisible by 2 to the
+            number of blocks.
         channels: channels of each block.
         hidden: units of the hidden layer.
         out_features: classes.
@@ -147,7 +148,7 @@ class ConvNet(nn.Sequential):
         implementation: "refnet" or "torch".
 
     Returns:
-        On call: logits (N, out_features) for input (N, in_channels, image_size, image_size).
+        On call: logits (N, out_features) for input (N, in_channels, height, width).
 
     Raises:
         ValueError: for sizes below 1, an image that cannot be halved so often, dropout outside
@@ -163,7 +164,7 @@ class ConvNet(nn.Sequential):
     def __init__(
         self,
         in_channels: int = 1,
-        image_size: int = 8,
+        image_size: int | tuple[int, int] = 8,
         channels: Sequence[int] = (32, 64),
         hidden: int = 128,
         out_features: int = 10,
@@ -174,16 +175,18 @@ class ConvNet(nn.Sequential):
         implementation: Implementation = "refnet",
     ) -> None:
         super().__init__()
-        _check_sizes(in_channels=in_channels, image_size=image_size, channels=channels)
+        height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+        _check_sizes(in_channels=in_channels, image_size=(height, width), channels=channels)
         _check_sizes(hidden=hidden, out_features=out_features)
-        if image_size % 2 ** len(channels):
+        halvings = 2 ** len(channels)
+        if height % halvings or width % halvings:
             raise ValueError(
                 f"image_size must be divisible by 2**{len(channels)} for {len(channels)} blocks of "
                 f"channels, got {image_size}"
             )
         rates = _rates(dropout, 2, "before and after the hidden layer")
         of = layers(implementation)
-        depth = in_channels
+        depth, pixels = in_channels, height * width // halvings**2
         for i, width in enumerate(channels, start=1):
             for part in "ab":
                 conv = nn.Conv2d(depth, width, kernel_size=3, padding=1, bias=not batch_norm)
@@ -193,10 +196,9 @@ class ConvNet(nn.Sequential):
                 self.add_module(f"activation{i}{part}", _activation(activation, implementation))
                 depth = width
             self.add_module(f"pool{i}", nn.MaxPool2d(2))  # (N, width, H / 2, W / 2)
-        side = image_size // 2 ** len(channels)
         self.add_module("flatten", nn.Flatten())
         self.add_module("dropout1", of.Dropout(rates[0]))
-        self.add_module("linear", of.Linear(depth * side * side, hidden, bias=not batch_norm))
+        self.add_module("linear", of.Linear(depth * pixels, hidden, bias=not batch_norm))
         if batch_norm:
             self.add_module("norm", of.BatchNorm1d(hidden))
         self.add_module("activation", _activation(activation, implementation))

@@ -171,12 +171,13 @@ def summarize(
     return summary
 
 
-def show(summary: Summary, command: str) -> None:
+def show(summary: Summary, command: str, *, digits: bool = True) -> None:
     """Print a table, the files and the next commands.
 
     Args:
         summary: of a run.
         command: what starts this program, such as "python -m lightning_modules".
+        digits: whether the data is what every configuration takes without further options.
     """
     # Paths and commands are printed plainly, never wrapped: they are there to be copied.
     console = Console(soft_wrap=True, highlight=False)
@@ -205,11 +206,11 @@ def show(summary: Summary, command: str) -> None:
     for file in summary.files:
         print("            " + file)
     print("\nnext:")
-    for line in next_commands(summary, command):
+    for line in next_commands(summary, command, digits=digits):
         print("  " + line)
 
 
-def next_commands(summary: Summary, command: str) -> list[str]:
+def next_commands(summary: Summary, command: str, *, digits: bool = True) -> list[str]:
     """Return commands that can be pasted into a shell.
 
     Example:
@@ -225,7 +226,8 @@ def next_commands(summary: Summary, command: str) -> list[str]:
         path = shlex.quote(summary.checkpoint)
         verbs = ("validate", "test") if summary.test_total else ("validate",)
         lines += [f"{command} {verb} --ckpt_path {path}" for verb in verbs]
-    other = "mlp" if summary.name == "conv" else "conv"
-    lines.append(f"{command} fit --config {other}")
+    if digits:
+        other = "mlp" if summary.name == "conv" else "conv"
+        lines.append(f"{command} fit --config {other}")
     python = command.split(" ")[0]
     return [*lines, f"{python} -m verification"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -32,8 +33,11 @@ def main(args: Sequence[str] | None = None) -> int:
             parser.add_argument("--rollback", action="store_true", default=None, help=text)
         else:
             parser.add_argument(f"--{name}", metavar="X", help=f"{text}; {values}")
-    parser.add_argument("--timeout", type=float, default=20, help="seconds to wait; default 20")
+    parser.add_argument("--timeout", type=float, default=20, metavar="SECONDS",
+        help="an order that is not taken by then is withdrawn; default 20")  # fmt: skip
     options = parser.parse_args(args)
+    if not 0 < options.timeout < math.inf:
+        parser.error(f"--timeout must be above 0, got {options.timeout:g}")
     runs = sorted(options.run.glob("version_*"), key=lambda path: path.stat().st_mtime)
     folder = runs[-1] if runs else options.run
     if not folder.is_dir():
@@ -57,12 +61,18 @@ def _order(folder: Path, text: str, timeout: float) -> int:
     before = _rows(folder)
     write_whole(path, text)
     end = time.monotonic() + timeout
-    while path.exists() and time.monotonic() < end:
-        time.sleep(0.1)
-    print("\n".join(_rows(folder)[len(before) :]))
-    if path.exists():
-        print(f"{relative(path)} is not taken yet: is the run going on, with the callback Panda?")
-    return int(path.exists() or path.with_name(f"{path.name}.rejected").exists())
+    try:
+        while path.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+    finally:  # Ctrl-C, too: nobody expects an order to be followed later
+        withdrawn = path.exists()
+        path.unlink(missing_ok=True)
+    if withdrawn:
+        print(f"not taken in {timeout:g} seconds, and withdrawn: is the training in "
+              f"{relative(folder)} going on, with the callback Panda?")  # fmt: skip
+    else:
+        print("\n".join(_rows(folder)[len(before) :]))
+    return int(withdrawn or path.with_name(f"{path.name}.rejected").exists())
 
 
 def _rows(folder: Path) -> list[str]:

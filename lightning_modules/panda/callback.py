@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 import time
@@ -81,7 +82,8 @@ class Panda(Callback):
             if trainer.is_global_zero:
                 _record(folder / "panda.csv", trainer, rows)
                 if rows[:1] and rows[0][0] == "rejected":
-                    path.replace(path.with_name(f"{path.name}.rejected"))
+                    with contextlib.suppress(FileNotFoundError):  # withdrawn meanwhile
+                        path.replace(path.with_name(f"{path.name}.rejected"))
                 else:
                     path.unlink(missing_ok=True)
 

@@ -84,7 +84,11 @@ def arguments(args: Sequence[str] | None) -> argparse.Namespace:
         "default 5")  # fmt: skip
     add("--resume", action="store_true", help="go on with a study that is there, with the settings "
         "that it was made with, whatever the other options say")  # fmt: skip
-    return parser.parse_args(args)
+    options = parser.parse_args(args)
+    name = options.study
+    if name is not None and (name in ("", ".", "..") or set(name) & set("/\\\0")):
+        parser.error(f"--study must be a name, not a path, got {name!r}: --out is where it goes")
+    return options
 
 
 def settings(options: argparse.Namespace) -> Settings:

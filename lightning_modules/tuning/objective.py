@@ -116,9 +116,9 @@ def run(path: Path) -> float | None:
         except TrialPruned:
             raise
         except SystemExit as error:
-            if error.code == 1:  # what Lightning makes of a KeyboardInterrupt
-                raise KeyboardInterrupt from error
-            raise RuntimeError(f"the configuration was refused: see {output}") from error
+            if error.code == 2:
+                raise RuntimeError(f"the configuration was refused: see {output}") from error
+            raise KeyboardInterrupt from error  # what Lightning made of it, or of SIGTERM
         except Exception:
             traceback.print_exc(file=out)
             raise

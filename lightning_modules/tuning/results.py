@@ -99,7 +99,10 @@ def show(study: Study) -> None:
     states = Counter(trial.state.name.lower() for trial in finished(study))
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     best = ranked(study)[:SHOWN]
-    table = Table(title=f"{study.study_name}: the best of {counts or 'no'} trials")
+    if not best:
+        Console().print(f"{study.study_name}: {counts or 'no finished'} trials", highlight=False)
+        return
+    table = Table(title=f"{study.study_name}: the best of {counts} trials")
     table.add_column("hyperparameter")
     for trial in best:
         table.add_column(f"trial {trial.number}", justify="right")

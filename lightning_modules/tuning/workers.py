@@ -39,6 +39,9 @@ from lightning_modules.tuning.search import CoarseToFine, stream
 RETRIES = 3  # a trial that kills its worker each time is given up at last
 ALL_FAILED = 3  # so many failures and nothing else: it is not the trials that are wrong
 MERCY = 10  # seconds that a worker has to end by itself when its parent was stopped or killed
+# It is told so often: Python drops an exception from the callback of a weak reference, and an
+# import of torch runs thousands of those.
+TELLINGS = 2
 GRACE = 6  # signs of life that may be missing before a trial is given to somebody else
 
 
@@ -212,15 +215,16 @@ def _again(study: Study, trial: FrozenTrial) -> None:
 def _end_with_parent() -> None:
     """Take the parent's end, killed ones' too, for the SIGTERM that it can't send any more.
 
-    Something may swallow that (an import, a library's handler): a little later there is no mercy,
-    and the trial, which has no heartbeat any more, is retried by whoever goes on.
+    If nothing helps there is no mercy, and the trial, which has no heartbeat any more, is retried
+    by whoever goes on.
     """
     if parent := multiprocessing.parent_process():
 
         def wait() -> None:
             parent.join()
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(MERCY)
+            for _ in range(TELLINGS):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(MERCY / TELLINGS)
             os.kill(os.getpid(), signal.SIGKILL)
 
         threading.Thread(target=wait, daemon=True).start()
@@ -278,12 +282,14 @@ def run_workers(
                 watch()
                 time.sleep(every)
         except KeyboardInterrupt:
+            for _ in range(TELLINGS):
+                for process in processes:
+                    process.terminate()
+                end = time.monotonic() + MERCY / TELLINGS
+                for process in processes:
+                    process.join(max(0, end - time.monotonic()))
             for process in processes:
-                process.terminate()
-            end = time.monotonic() + MERCY
-            for process in processes:
-                process.join(max(0, end - time.monotonic()))
-                process.kill()  # something swallowed the interrupt: it would go on to the end
+                process.kill()  # it would go on to the end
                 process.join()
             return False
         finally:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +253,22 @@ def test_an_interrupted_training_says_how_to_go_on(
     assert "fit --ckpt_path 'runs/a b/last.ckpt'" in said
     HowToGoOn().on_exception(trainer, Classifier(MLP()), ValueError())
     assert capsys.readouterr().out == ""
+
+
+def test_a_training_that_is_terminated_does_not_look_like_a_success(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Classifier, "on_train_epoch_end", lambda self: terminate())
+    with pytest.raises(SystemExit) as stopped:
+        fit("--trainer.max_epochs", "3", "--save_every", "2")
+    assert stopped.value.code == 143
+    said = capsys.readouterr().out
+    assert "interrupted in epoch 2" in said
+    assert "fit --ckpt_path runs/mlp/version_0/checkpoints/last.ckpt" in said
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_without_a_test_set_none_is_offered(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,7 +130,9 @@ def test_part_of_the_data_may_be_left_aside() -> None:
         ({"train": 1.5}, r"train must be a fraction in \[0, 1\], got 1.5"),
         ({"dev": -0.1}, r"dev must be a fraction in \[0, 1\], got -0.1"),
         ({"dev": 0}, "dev must not be 0"),
-        ({"train": 0.9}, r"at most 1, got train=0.9 \+ dev=0.15 \+ test=0.15"),
+        ({"train": 0.9, "dev": 0.2}, r"at most 1, got train=0.9 \+ dev=0.2"),
+        ({"train": 1.0}, "train=1.0 leaves nothing for the dev set"),
+        ({"dev": 0.5, "test": 0.5}, "dev=0.5, test=0.5 leaves nothing for the train set"),
     ],
 )
 def test_errors_name_argument_and_value(options: dict[str, float], message: str) -> None:
@@ -160,6 +162,21 @@ def test_the_advice_is_taken_by_size() -> None:
     assert [len(data.dataset(part)) for part in PARTS] == [9090, 505, 505]
     data = ArraysDataModule(x, y, train=0.5, test=0)
     assert data.fractions == {"train": 0.5, "dev": 0.05, "test": 0}
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        ({"train": 0.8, "dev": 0.2}, [1438, 359]),  # all of the data, and no test set
+        ({"train": 0.9}, [1617, 90, 90]),
+        ({"dev": 0.3, "test": 0.3}, [719, 539, 539]),
+        ({"train": 0.5}, [898, 270, 270]),  # the advice fits beside it
+    ],
+)
+def test_what_is_not_given_gets_what_is_left(given: dict[str, Any], sizes: list[int]) -> None:
+    data = DigitsDataModule(**given)
+    parts = [part for part in PARTS if data.fractions[part]]
+    assert [len(data.dataset(part)) for part in parts] == sizes
 
 
 def test_a_split_is_that_of_scikit_learn() -> None:

@@ -108,13 +108,24 @@ def test_files_of_arrays_are_not_unpickled(here: Path) -> None:
     np.savez("objects.npz", x=np.array([{}, {}], dtype=object), y=np.arange(2))
     with pytest.raises(ValueError, match=r"can't read objects\.npz: .*allow_pickle=False"):
         ArraysDataModule(path="objects.npz").setup()
-    with pytest.raises(ValueError, match="no array 'labels', only x, y"):
+    with pytest.raises(ValueError, match=r"y: no array 'labels' in objects\.npz, only x, y"):
         ArraysDataModule(path="objects.npz", y="labels").setup()
     Path("text.npz").write_text("no archive")
     np.save("one.npy", np.arange(4))
     for name in ("text.npz", "one.npy"):
         with pytest.raises(ValueError, match=rf"path: {name} is no \.npz file"):
             ArraysDataModule(path=name).setup()
+
+
+def test_images_need_not_be_square(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.random.default_rng(0).random((40, 1, 4, 8))
+    np.savez("wide.npz", x=x, y=np.arange(40) % 2)
+    line = ["fit", "--config", "conv", "--trainer.max_epochs", "1", "--model.net.channels", "[4]"]
+    line += ["--data", "ArraysDataModule", "--data.path", "wide.npz", "--data.augment.shift", "1"]
+    assert main(line).model.net.linear.in_features == 4 * 2 * 4
+    assert "fit --config mlp" not in capsys.readouterr().out  # the digits are of no interest here
+    best = "runs/conv/version_0/checkpoints/best.ckpt"
+    assert main(["test", "--ckpt_path", best]).datamodule.shape == (1, 4, 8)
 
 
 def test_tensors_are_arrays_too() -> None:

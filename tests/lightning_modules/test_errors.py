@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lightning_modules.cli import main
@@ -39,9 +40,25 @@ FIT = "fit --config mlp "
         (FIT + "--model.net lightning_modules.No", "has no attribute 'No'"),
         (FIT + "--model.implementation jax", "--model.implementation: .*'refnet', 'torch'.*jax"),
         (FIT + "--model.label_smoothing 3", r"label_smoothing must be in \[0, 1\], got 3"),
-        (FIT + "--data.batch_size 0", "batch_size must be at least 1, got 0"),
+        (FIT + "--data.batch_size 0", "--data.batch_size must be at least 1, got 0"),
         (FIT + "--data.batch_size 1", "batch_size 1: batch norm needs 2"),
-        (FIT + "--data.train 0.9", "at most 1, got train=0.9"),
+        (FIT + "--data.train 0.9 --data.dev 0.2", "--data: .* at most 1, got train=0.9 . dev=0.2"),
+        (FIT + "--data.train 1", "--data.train=1.0 leaves nothing for the dev set"),
+        (FIT + "--data.subset 0.001", "--data.subset=0.001 leaves 1 of 1257"),
+        (FIT + "--data.augment.shift -1", "--data.augment.shift must be"),
+        (
+            FIT + "--data CSVDataModule --data.path no.csv --data.target y",
+            "--data.path: can't read no",
+        ),
+        (FIT + "--data ImageFolderDataModule --data.path no", "--data.path: no is no folder"),
+        (FIT + "--data ArraysDataModule --data.path no.npz", "--data.path: no file at 'no.npz'"),
+        (
+            FIT + "--data ArraysDataModule --data.path a.npz --data.x z",
+            "--data.x: no array 'z' in a",
+        ),
+        (FIT + "--data ArraysDataModule --data.path a.npz", "--data: the inputs must be images"),
+        (FIT + "--trainer.max_epochs 0", "--trainer.max_epochs 0 leaves nothing to train"),
+        (FIT + "--trainer.limit_train_batches 0", "--trainer.limit_train_batches 0 leaves nothing"),
         (FIT + "--trainer.max_epochs x", "--trainer.max_epochs: Expected a int.*x"),
         (FIT + "--trainer.accelerator cuda:99", "cuda:99"),
         (FIT + "--threads 0", "--threads: .*0"),
@@ -71,6 +88,7 @@ def test_a_mistake_gets_a_line_or_two(
     line: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "broken.yaml").write_text("model: [1,\n b")
+    np.savez(here / "a.npz", x=[0, 1], y=[0, 1])
     (here / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     (here / "unknown.yaml").write_text("modell:\n  net: 3\n")
     check(line, message, capsys)

@@ -284,6 +284,18 @@ def test_learning_curves(
         (learning_curves.main, ["--fractions", "0.5", "1.5"], "--fractions must be in (0, 1], got"),
         (learning_curves.main, ["--human_error", "5"], "--human_error must be a fraction"),
         (learning_curves.main, ["--config", "nothing"], "'nothing' is no file"),
+        (
+            learning_curves.main,
+            ["--", "--data.subset", "0.5"],
+            "--data.subset: that is --fractions",
+        ),
+        (learning_curves.main, ["--", "--data.subset=0.5"], "--data.subset=0.5: that is --fract"),
+        (learning_curves.main, ["--", "--seed_everything", "3"], "that is --seeds, before --"),
+        (
+            learning_curves.main,
+            ["--seeds", "1", "--", "--trainer.max_epochs", "0"],
+            "--trainer.max_epochs 0 leaves nothing to train",
+        ),
         (learning_curves.main, ["--out", "damaged"], "is not a file that this command wrote"),
         (comparison.main, ["--seeds", "0"], "must be a whole number of at least 1, got 0"),
         (comparison.main, ["--subset", "0"], "--subset must be a fraction in (0, 1], got 0"),

@@ -120,6 +120,8 @@ def test_shapes_follow_the_arguments() -> None:
     assert MLP(12, [5, 4, 3], 2)(torch.zeros(7, 3, 2, 2)).shape == (7, 2)
     net = ConvNet(in_channels=3, image_size=16, channels=[4], hidden=8, out_features=2)
     assert net(torch.zeros(7, 3, 16, 16)).shape == (7, 2)
+    net = ConvNet(in_channels=3, image_size=(12, 20), channels=[4, 4], hidden=8, out_features=2)
+    assert net(torch.zeros(7, 3, 12, 20)).shape == (7, 2)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,7 @@ def test_shapes_follow_the_arguments() -> None:
         (MLP, {"activation": "swish"}, "activation must be one of .*, got 'swish'"),
         (MLP, {"implementation": "jax"}, "implementation must be one of .*, got 'jax'"),
         (ConvNet, {"image_size": 6}, r"image_size must be divisible by 2\*\*2 .* got 6"),
+        (ConvNet, {"image_size": (8, 6)}, r"image_size must be divisible by .* got \(8, 6\)"),
         (ConvNet, {"channels": [-1]}, r"channels must be at least 1, got \[-1\]"),
     ],
 )

@@ -189,7 +189,7 @@ def test_a_bad_file_changes_nothing(
     assert column(run, "dropout") == [[0.25]] * 4
     assert message in caplog.text
     assert "nothing was changed" in caplog.text
-    assert caplog.text.count("WARNING") == 1
+    assert [r.name for r in caplog.records].count("lightning_modules.panda.callback") == 1
     assert (tmp_path / "control.yaml.rejected").is_file()
     ((_, _, name, _, said),) = changes(tmp_path)
     assert name == "rejected"
@@ -233,17 +233,42 @@ def test_a_file_that_is_being_written_is_left_alone(
     assert panda._settled(tmp_path) == [(path, "lr: 0.01")]
 
 
-def test_the_command_writes_an_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_an_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     older, newer = tmp_path / "version_0", tmp_path / "version_1"
     older.mkdir()
     newer.mkdir()
-    args = ["--lr", "0.01", "--rollback", "--timeout", "0"]
-    assert main([str(tmp_path), *args]) == 1
-    (path,) = newer.glob("control-*.yaml")
-    assert parse(path.read_text()) == {"lr": 0.01, "rollback": True}
-    assert "is not taken yet" in capsys.readouterr().out
+    taken: list[Any] = []
+
+    def take(seconds: float) -> None:
+        (path,) = newer.glob("control-*.yaml")
+        taken.append(parse(path.read_text()))
+        (newer / "panda.csv").write_text("lr,0.1,0.01\n")
+        path.unlink()
+
+    monkeypatch.setattr("lightning_modules.panda.__main__.time.sleep", take)
+    assert main([str(tmp_path), "--lr", "0.01", "--rollback"]) == 0
+    assert taken == [{"lr": 0.01, "rollback": True}]
+    assert capsys.readouterr().out == "lr,0.1,0.01\n"
     assert main([str(newer)]) == 0
     assert "no panda.json yet" in capsys.readouterr().out
+
+
+def test_an_order_that_nobody_takes_is_withdrawn(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([".", "--lr", "0.01", "--timeout", "0.1"]) == 1
+    assert "not taken in 0.1 seconds, and withdrawn" in capsys.readouterr().out
+    assert list(here.iterdir()) == []
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_modules.panda.__main__.time.sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main([".", "--lr", "0.01"])
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -252,6 +277,8 @@ def test_the_command_writes_an_order(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["nowhere", "--lr", "1"], "there is no run in nowhere"),
         ([".", "--dropout", "1"], "--dropout must be from 0 to below 1, got 1"),
         ([".", "--lr", "1", "--scale_lr", "1"], "exclude each other"),
+        ([".", "--lr", "1", "--timeout", "nan"], "--timeout must be above 0, got nan"),
+        ([".", "--lr", "1", "--timeout", "0"], "--timeout must be above 0, got 0"),
     ],
 )
 def test_mistakes_are_explained(

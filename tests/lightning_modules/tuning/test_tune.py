@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ from pytorch_lightning import Trainer
 from lightning_modules import MLP, Classifier, DigitsDataModule
 from lightning_modules.cli import main as train
 from lightning_modules.tuning.__main__ import check, main
-from lightning_modules.tuning.objective import Settings
+from lightning_modules.tuning.objective import Settings, run
 from lightning_modules.tuning.prune import ReportAndPrune, watching
 from lightning_modules.tuning.space import find_space
 
@@ -30,7 +32,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     config = {
         "model": {"net": {"class_path": "lightning_modules.MLP", "init_args": {"hidden": [8]}}},
-        "trainer": {"limit_train_batches": 3},
+        "trainer": {"limit_train_batches": 3, "max_epochs": 1},
     }
     Path("small.yaml").write_text(yaml.safe_dump(config))
     space = {"α": {"key": "model.optimizer.lr", "low": 0.001, "high": 0.1, "scale": "log"}}
@@ -86,6 +88,18 @@ def test_the_shipped_spaces_fit_their_configurations(name: str, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_trial_that_is_terminated_is_no_failed_one(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Classifier, "on_train_start", lambda self: terminate())
+    with pytest.raises(KeyboardInterrupt):
+        run(Path("small.yaml").absolute())
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)  # Lightning's handler takes it
+
+
 MISTAKES: list[tuple[list[str], str]] = [
     (["--config", "nothing"], "'nothing'"),
     (["--space", "nothing"], "no search space 'nothing'"),
@@ -93,6 +107,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--best", "1"], "at least 2, got 1"),
     (["--resume"], "--resume: there is no study in"),
     (["--storage", "nowhere"], "--storage nowhere: "),
+    (["--study", ".."], "--study must be a name, not a path, got '..'"),
+    (["--study", "a/b"], "--study must be a name, not a path, got 'a/b'"),
+    (["--study", ""], "--study must be a name, not a path, got ''"),
     (["--config", "wrong.yaml"], "--config wrong.yaml: "),
     (["--space", "wrong_key.yaml"], "momentum"),
 ]
