@@ -4,8 +4,8 @@ Legend: z logits, y labels, w weights, dz as there; e = e^{z − top} with top t
 Σ = Σ_c e_c, so a = e / Σ; s label smoothing; q_c = w_c ((1 − s) [c = y] + s/C) the soft targets.
 
 The loss of a row is L = −Σ_c q_c log a_c = (1 − s) w_y (log Σ − (z_y − top))
-+ s/C Σ_c w_c (log Σ − (z_c − top)), and dz_c = g (a_c Σ_k q_k − q_c). top and Σ are all that is kept
-of a row, in place of their log-sum-exp, which may be top; and what the mean divides by.
++ s/C Σ_c w_c (log Σ − (z_c − top)), and dz_c = g (a_c Σ_k q_k − q_c). top and Σ are all that is
+kept of a row, in place of their log-sum-exp, which may be top; and what the mean divides by.
 
 Programs leave their part of the loss and of the weights; one more adds them up, in order. Nothing
 waits for the device: a label out of range ends in an assertion there, and is never read with.
@@ -206,7 +206,7 @@ def backward(
 def _prepare(
     logits: Tensor, target: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the tensors as the kernels read them; where there is no weight, scores stand for it."""
+    """Return the tensors as the kernels read them; without a weight scores stand for it."""
     z = logits.contiguous()
     return z, target.contiguous(), z if weight is None else weight.contiguous()
 

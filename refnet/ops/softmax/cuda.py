@@ -45,7 +45,7 @@ def forward_kernel(
     for first in range(0, classes, CLASSES):
         at, here = chunk(start, there, first, classes, stride, CLASSES, WIDE)
         x = tl.load(z + at, mask=here, other=-float("inf")).to(tl.float32)
-        if LOGARITHM:
+        if LOGARITHM:  # noqa: SIM108
             y = (x - top).to(tl.float64) - log_sum  # in this order: top + log Σ may be top
         else:
             y = exp(x - top) * factor

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Ops on kernels: the rows of the case tables, planted bugs, and what the tables don't ask."""
 
 from __future__ import annotations
