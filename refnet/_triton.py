@@ -53,12 +53,19 @@ class Kernels:
         Args:
             args: of the call, the tensor that says where it runs first.
         """
-        tensor = args[0]  # as the caller gave it
+        return self.unavailable(args[0]) or str(self.module.unsupported(*args))  # type: ignore[union-attr]
+
+    def unavailable(self, tensor: Tensor) -> str:
+        """Return why there are no kernels for a tensor, whatever a call asks; empty if there are.
+
+        Args:
+            tensor: whatever the caller gave for one.
+        """
         if not (isinstance(tensor, Tensor) and (INTERPRETED or tensor.is_cuda)):
             return f"a tensor on {getattr(tensor, 'device', type(tensor).__name__)}"
         if self.module is None and not _failure:
             self._load()
-        return _failure or str(self.module.unsupported(*args))  # type: ignore[union-attr]
+        return _failure
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.module, name)

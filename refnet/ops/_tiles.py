@@ -85,7 +85,7 @@ def exp(x):
     """e^x in float64 of a float32 x ≤ 0, to less than a unit in float32's last place.
 
     e^x = 2^k e^r, r = x − k log 2, |r| ≤ log 2 / 2, e^r by a polynomial. The device's own
-    exponential errs with |x|. NaN stays NaN; double holds what float32 would round twice, or call 0.
+    exponential errs with |x|. NaN stays NaN. Double holds what float32 rounds twice, or calls 0.
     """
     x = tl.where(x < -104, -104.0, x)  # which gives 0 in float32 as well
     k = tl.floor(x * 1.4426950408889634 + 0.5)
