@@ -5,7 +5,7 @@ The same formulas as in `sgd`, `momentum`, `rmsprop` and `adam`, which are the r
 Legend: W parameter, dW its gradient, V and G averages of dW, S of dW², t step, lr α, momentum and
 betas β, decay λ/m. A program works on a block of one parameter; it looks up which, and where the
 parameter, its gradient and its state are, in tables on the device. What is the same for all
-elements is computed on the host, in double; elements are computed in float32.
+elements is computed on the host, in double; elements are in double, but for roots and quotients.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from refnet.optim import _plan
 
 __all__ = ["Plan"]
 
-BLOCK = 2048  # elements that a program works on
+BLOCK = 1024  # elements that a program works on: four for each thread
+WARPS = 8
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -39,10 +40,9 @@ def start_of(at, row, count, k, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
 
 @triton.jit
 def block_of(sizes, owners, chunks, BLOCK: tl.constexpr):
-    """The parameter of this program, which of its elements, and whether they exist."""
+    """The parameter of this program, where in it its elements begin, and how many it has."""
     k = tl.load(owners + tl.program_id(0))
-    i = tl.load(chunks + tl.program_id(0)).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    return k, i, i < tl.load(sizes + k)
+    return k, tl.load(chunks + tl.program_id(0)).to(tl.int64) * BLOCK, tl.load(sizes + k)
 
 
 @triton.jit
@@ -55,111 +55,204 @@ def direction(dw, w, decay, DECAYS: tl.constexpr, MAXIMIZE: tl.constexpr):
 
 
 @triton.jit
-def sgd_kernel(
-    at, sizes, owners, chunks, count, lr, beta, rest, decay,
+def average(v, x, rest):
+    """V ← βV + (1 − β) x, β from the rest 1 − β, which alone is rounded to float32 on its way."""
+    return (tl.full([1], 1.0, tl.float64) - rest) * v.to(tl.float64) + rest * x
+
+
+@triton.jit
+def sgd_step(
+    at, count, k, i, here, lr, beta, rest, decay,
     MOMENTUM: tl.constexpr, FIRST: tl.constexpr, NESTEROV: tl.constexpr, DECAYS: tl.constexpr,
-    MAXIMIZE: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+    MAXIMIZE: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """V ← βV + (1 − dampening) dW;  W ← W − αV, or with Nesterov W − α (dW + βV)."""
-    k, i, here = block_of(sizes, owners, chunks, BLOCK)
     ws = start_of(at, 0, count, k, DTYPE, ALIGNED) + i
-    w = tl.load(ws, mask=here).to(tl.float32)
-    dw = tl.load(start_of(at, 1, count, k, DTYPE, ALIGNED) + i, mask=here).to(tl.float32)
+    w = tl.load(ws, mask=here).to(tl.float64)
+    dw = tl.load(start_of(at, 1, count, k, DTYPE, ALIGNED) + i, mask=here).to(tl.float64)
     g = direction(dw, w, decay, DECAYS, MAXIMIZE)
     if MOMENTUM:
         vs = start_of(at, 2, count, k, DTYPE, ALIGNED) + i
         new_v = g
         if not FIRST:
-            new_v = rest * g + beta * tl.load(vs, mask=here).to(tl.float32)
-        tl.store(vs, new_v.to(DTYPE), mask=here)
+            new_v = rest * g + beta * tl.load(vs, mask=here).to(tl.float64)
+        tl.store(vs, new_v.to(tl.float32).to(DTYPE), mask=here)
         g = g + beta * new_v if NESTEROV else new_v
-    tl.store(ws, (w - lr * g).to(DTYPE), mask=here)
+    tl.store(ws, (w - lr * g).to(tl.float32).to(DTYPE), mask=here)
+
+
+@triton.jit
+def sgd_kernel(
+    at, sizes, owners, chunks, count, lr, beta, rest, decay,
+    MOMENTUM: tl.constexpr, FIRST: tl.constexpr, NESTEROV: tl.constexpr, DECAYS: tl.constexpr,
+    MAXIMIZE: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The step of a block; only a parameter's last one needs a mask, which costs wide loads."""
+    k, first, n = block_of(sizes, owners, chunks, BLOCK)
+    i = first + tl.arange(0, BLOCK)
+    if first + BLOCK <= n:
+        sgd_step(
+            at, count, k, i, None,
+            lr, beta, rest, decay, MOMENTUM, FIRST, NESTEROV, DECAYS, MAXIMIZE,
+            DTYPE, ALIGNED,
+        )  # fmt: skip
+    else:
+        sgd_step(
+            at, count, k, i, i < n,
+            lr, beta, rest, decay, MOMENTUM, FIRST, NESTEROV, DECAYS, MAXIMIZE,
+            DTYPE, ALIGNED,
+        )  # fmt: skip
+
+
+@triton.jit
+def momentum_step(
+    at, count, k, i, here, rate, rest, decay,
+    DECAYS: tl.constexpr, MAXIMIZE: tl.constexpr,
+    DTYPE: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """V ← βV + (1 − β) dW;  W ← W − αV, or with bias correction W − α V / (1 − βᵗ)."""
+    ws = start_of(at, 0, count, k, DTYPE, ALIGNED) + i
+    vs = start_of(at, 2, count, k, DTYPE, ALIGNED) + i
+    w = tl.load(ws, mask=here).to(tl.float64)
+    dw = tl.load(start_of(at, 1, count, k, DTYPE, ALIGNED) + i, mask=here).to(tl.float64)
+    g = direction(dw, w, decay, DECAYS, MAXIMIZE)
+    new_v = average(tl.load(vs, mask=here), g, rest)
+    tl.store(vs, new_v.to(tl.float32).to(DTYPE), mask=here)
+    tl.store(ws, (w - rate * new_v).to(tl.float32).to(DTYPE), mask=here)
 
 
 @triton.jit
 def momentum_kernel(
-    at, sizes, owners, chunks, count, rate, beta, rest, decay,
+    at, sizes, owners, chunks, count, rate, rest, decay,
     DECAYS: tl.constexpr, MAXIMIZE: tl.constexpr,
     DTYPE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """V ← βV + (1 − β) dW;  W ← W − αV, or with bias correction W − α V / (1 − βᵗ)."""
-    k, i, here = block_of(sizes, owners, chunks, BLOCK)
-    ws = start_of(at, 0, count, k, DTYPE, ALIGNED) + i
-    vs = start_of(at, 2, count, k, DTYPE, ALIGNED) + i
-    w = tl.load(ws, mask=here).to(tl.float32)
-    dw = tl.load(start_of(at, 1, count, k, DTYPE, ALIGNED) + i, mask=here).to(tl.float32)
-    g = direction(dw, w, decay, DECAYS, MAXIMIZE)
-    new_v = rest * g + beta * tl.load(vs, mask=here).to(tl.float32)
-    tl.store(vs, new_v.to(DTYPE), mask=here)
-    tl.store(ws, (w - rate * new_v).to(DTYPE), mask=here)
+    """The step of a block; only a parameter's last one needs a mask, which costs wide loads."""
+    k, first, n = block_of(sizes, owners, chunks, BLOCK)
+    i = first + tl.arange(0, BLOCK)
+    if first + BLOCK <= n:
+        momentum_step(
+            at, count, k, i, None,
+            rate, rest, decay, DECAYS, MAXIMIZE, DTYPE, ALIGNED,
+        )  # fmt: skip
+    else:
+        momentum_step(
+            at, count, k, i, i < n,
+            rate, rest, decay, DECAYS, MAXIMIZE, DTYPE, ALIGNED,
+        )  # fmt: skip
 
 
 @triton.jit
-def rmsprop_kernel(
-    at, sizes, owners, chunks, count, lr, beta, rest, eps, mu, decay,
+def rmsprop_step(
+    at, count, k, i, here, lr, rest, eps, mu, decay,
     MOMENTUM: tl.constexpr, CENTERED: tl.constexpr, INSIDE: tl.constexpr, DECAYS: tl.constexpr,
-    MAXIMIZE: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+    MAXIMIZE: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """S ← βS + (1 − β) dW²;  W ← W − α dW / (√S + ε), or with ε inside W − α dW / √(S + ε).
 
     Centered, S − G² takes the place of S; with momentum, V ← μV + dW / (√S + ε), W ← W − αV.
     """
-    k, i, here = block_of(sizes, owners, chunks, BLOCK)
     ws = start_of(at, 0, count, k, DTYPE, ALIGNED) + i
     ss = start_of(at, 2, count, k, DTYPE, ALIGNED) + i
-    w = tl.load(ws, mask=here).to(tl.float32)
-    dw = tl.load(start_of(at, 1, count, k, DTYPE, ALIGNED) + i, mask=here).to(tl.float32)
+    w = tl.load(ws, mask=here).to(tl.float64)
+    dw = tl.load(start_of(at, 1, count, k, DTYPE, ALIGNED) + i, mask=here).to(tl.float64)
     d = direction(dw, w, decay, DECAYS, MAXIMIZE)
-    s = rest * d * d + beta * tl.load(ss, mask=here, other=1.0).to(tl.float32)
-    tl.store(ss, s.to(DTYPE), mask=here)
+    s = average(tl.load(ss, mask=here), d * d, rest)
+    tl.store(ss, s.to(tl.float32).to(DTYPE), mask=here)
     if CENTERED:
         gs = start_of(at, 4, count, k, DTYPE, ALIGNED) + i
-        g = tl.load(gs, mask=here, other=0.0).to(tl.float32)
+        g = tl.load(gs, mask=here).to(tl.float64)
         g += rest * (d - g)
-        tl.store(gs, g.to(DTYPE), mask=here)
+        tl.store(gs, g.to(tl.float32).to(DTYPE), mask=here)
         s -= g * g
+    s = s.to(tl.float32)
     root = tl.sqrt_rn(s + eps) if INSIDE else tl.sqrt_rn(s) + eps
     if MOMENTUM:
         vs = start_of(at, 3, count, k, DTYPE, ALIGNED) + i
-        v = mu * tl.load(vs, mask=here).to(tl.float32) + d / root
-        tl.store(vs, v.to(DTYPE), mask=here)
+        v = mu * tl.load(vs, mask=here).to(tl.float64) + tl.div_rn(d.to(tl.float32), root)
+        tl.store(vs, v.to(tl.float32).to(DTYPE), mask=here)
         step = lr * v
     else:
-        step = lr * d / root
-    tl.store(ws, (w - step).to(DTYPE), mask=here)
+        step = lr * tl.div_rn(d.to(tl.float32), root)
+    tl.store(ws, (w - step).to(tl.float32).to(DTYPE), mask=here)
 
 
 @triton.jit
-def adam_kernel(
-    at, sizes, owners, chunks, count, rate, epsilon, rest1, rest2, beta2, decay, change,
-    AMSGRAD: tl.constexpr, SHRINKS: tl.constexpr, DECAYS: tl.constexpr,
+def rmsprop_kernel(
+    at, sizes, owners, chunks, count, lr, rest, eps, mu, decay,
+    MOMENTUM: tl.constexpr, CENTERED: tl.constexpr, INSIDE: tl.constexpr, DECAYS: tl.constexpr,
     MAXIMIZE: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The step of a block; only a parameter's last one needs a mask, which costs wide loads."""
+    k, first, n = block_of(sizes, owners, chunks, BLOCK)
+    i = first + tl.arange(0, BLOCK)
+    if first + BLOCK <= n:
+        rmsprop_step(
+            at, count, k, i, None,
+            lr, rest, eps, mu, decay, MOMENTUM, CENTERED, INSIDE, DECAYS,
+            MAXIMIZE, DTYPE, ALIGNED,
+        )  # fmt: skip
+    else:
+        rmsprop_step(
+            at, count, k, i, i < n,
+            lr, rest, eps, mu, decay, MOMENTUM, CENTERED, INSIDE, DECAYS,
+            MAXIMIZE, DTYPE, ALIGNED,
+        )  # fmt: skip
+
+
+@triton.jit
+def adam_step(
+    at, count, k, i, here, rate, epsilon, rest1, rest2, decay, change,
+    AMSGRAD: tl.constexpr, SHRINKS: tl.constexpr, DECAYS: tl.constexpr,
+    MAXIMIZE: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """V ← β₁V + (1 − β₁) dW;  S ← β₂S + (1 − β₂) dW²;  W ← W − α V̂ / (√Ŝ + ε).
 
     With amsgrad, the largest S so far takes the place of S. Decoupled, W shrinks beforehand.
     """
-    k, i, here = block_of(sizes, owners, chunks, BLOCK)
     ws = start_of(at, 0, count, k, DTYPE, ALIGNED) + i
     vs = start_of(at, 2, count, k, DTYPE, ALIGNED) + i
     ss = start_of(at, 3, count, k, DTYPE, ALIGNED) + i
-    w = tl.load(ws, mask=here).to(tl.float32)
-    dw = tl.load(start_of(at, 1, count, k, DTYPE, ALIGNED) + i, mask=here).to(tl.float32)
+    w = tl.load(ws, mask=here).to(tl.float64)
+    dw = tl.load(start_of(at, 1, count, k, DTYPE, ALIGNED) + i, mask=here).to(tl.float64)
     g = direction(dw, w, decay, DECAYS, MAXIMIZE)
-    v = tl.load(vs, mask=here).to(tl.float32)
+    v = tl.load(vs, mask=here).to(tl.float64)
     v += rest1 * (g - v)
-    s = rest2 * g * g + beta2 * tl.load(ss, mask=here, other=1.0).to(tl.float32)
-    tl.store(vs, v.to(DTYPE), mask=here)
-    tl.store(ss, s.to(DTYPE), mask=here)
+    s = average(tl.load(ss, mask=here), g * g, rest2)
+    tl.store(vs, v.to(tl.float32).to(DTYPE), mask=here)
+    tl.store(ss, s.to(tl.float32).to(DTYPE), mask=here)
     if AMSGRAD:
         largest = start_of(at, 4, count, k, DTYPE, ALIGNED) + i
-        s_max = tl.load(largest, mask=here, other=1.0).to(tl.float32)
+        s_max = tl.load(largest, mask=here).to(tl.float64)
         s = tl.where((s_max > s) | (s_max != s_max), s_max, s)  # NaN stays
-        tl.store(largest, s.to(DTYPE), mask=here)
-    step = rate * v / (tl.sqrt_rn(s) + epsilon)
+        tl.store(largest, s.to(tl.float32).to(DTYPE), mask=here)
+    step = rate * tl.div_rn(v.to(tl.float32), tl.sqrt_rn(s.to(tl.float32)) + epsilon)
     if SHRINKS:
         w -= change * w
-    tl.store(ws, (w - step).to(DTYPE), mask=here)
+    tl.store(ws, (w - step).to(tl.float32).to(DTYPE), mask=here)
+
+
+@triton.jit
+def adam_kernel(
+    at, sizes, owners, chunks, count, rate, epsilon, rest1, rest2, decay, change,
+    AMSGRAD: tl.constexpr, SHRINKS: tl.constexpr, DECAYS: tl.constexpr,
+    MAXIMIZE: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The step of a block; only a parameter's last one needs a mask, which costs wide loads."""
+    k, first, n = block_of(sizes, owners, chunks, BLOCK)
+    i = first + tl.arange(0, BLOCK)
+    if first + BLOCK <= n:
+        adam_step(
+            at, count, k, i, None,
+            rate, epsilon, rest1, rest2, decay, change, AMSGRAD, SHRINKS,
+            DECAYS, MAXIMIZE, DTYPE, ALIGNED,
+        )  # fmt: skip
+    else:
+        adam_step(
+            at, count, k, i, i < n,
+            rate, epsilon, rest1, rest2, decay, change, AMSGRAD, SHRINKS,
+            DECAYS, MAXIMIZE, DTYPE, ALIGNED,
+        )  # fmt: skip
 
 
 def sgd(t: float, lr: float, momentum: float, dampening: float, nesterov: bool, decay: float,
@@ -175,14 +268,14 @@ def momentum_rule(t: float, lr: float, momentum: float, bias_correction: bool, d
                   maximize: bool) -> tuple[tuple[float, ...], dict[str, bool]]:  # fmt: skip
     """The kernel's numbers and constants."""
     rate = lr / (1 - momentum**t) if bias_correction else lr
-    return (rate, momentum, 1 - momentum, decay), {"DECAYS": decay != 0, "MAXIMIZE": maximize}
+    return (rate, 1 - momentum, decay), {"DECAYS": decay != 0, "MAXIMIZE": maximize}
 
 
 def rmsprop(t: float, lr: float, alpha: float, eps: float, momentum: float, centered: bool,
             eps_inside_root: bool, decay: float, maximize: bool,
             ) -> tuple[tuple[float, ...], dict[str, bool]]:  # fmt: skip
     """The kernel's numbers and constants."""
-    return (lr, alpha, 1 - alpha, eps, momentum, decay), {
+    return (lr, 1 - alpha, eps, momentum, decay), {
         "MOMENTUM": momentum > 0, "CENTERED": centered, "INSIDE": eps_inside_root,
         "DECAYS": decay != 0, "MAXIMIZE": maximize,
     }  # fmt: skip
@@ -193,7 +286,7 @@ def adam(t: float, lr: float, beta1: float, beta2: float, eps: float, amsgrad: b
     """The kernel's numbers and constants: α V̂ / (√Ŝ + ε) = rate V / (√S + ε correction)."""
     correction = sqrt(1 - beta2**t)
     rate = lr / (1 - beta1**t) * correction
-    numbers = rate, eps * correction, 1 - beta1, 1 - beta2, beta2, decay, lr * decay
+    numbers = rate, eps * correction, 1 - beta1, 1 - beta2, decay, lr * decay
     return numbers, {
         "AMSGRAD": amsgrad, "SHRINKS": decoupled and decay != 0,
         "DECAYS": not decoupled and decay != 0, "MAXIMIZE": maximize,
@@ -259,6 +352,7 @@ class Table:
                         self._device_at, self._device_sizes, owners, chunks, len(self._sizes),
                         *map(float, scalars), **constants,
                         DTYPE=DTYPES[self._like.dtype], ALIGNED=self._aligned, BLOCK=BLOCK,
+                        num_warps=WARPS,
                     )  # fmt: skip
         self._ts = [2.0] * len(self._ts)
 

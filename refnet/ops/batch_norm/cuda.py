@@ -250,14 +250,15 @@ class _Cut(NamedTuple):
 def _cut(n: int, channels: int, length: int) -> _Cut:
     m = n * length
     width = 1 if length > 1 else min(triton.next_power_of_2(channels), WIDTH)
-    values = min(triton.next_power_of_2(m), NUMBERS // width)
+    numbers = NUMBERS if width == 1 else NUMBERS // 4  # sums across threads want registers
+    values = min(triton.next_power_of_2(m), max(numbers // width, 1))
     blocks, tiles = triton.cdiv(channels, width), triton.cdiv(m, values)
     each = triton.cdiv(tiles, max(1, PROGRAMS // blocks))
     options = {
         "CHANNELS": width,
         "VALUES": values,
         "WIDE": m * channels >= FAR,
-        "num_warps": 8 if width * values >= 1024 else 4,
+        "num_warps": 8 if width * values > 512 else 4,
     }
     return _Cut((blocks, triton.cdiv(tiles, each)), (m, channels, length, each), options)
 

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+import refnet.ops.batch_norm.cuda as batch_norm
+import refnet.ops.cross_entropy.cuda as cross_entropy
+import refnet.ops.dropout.cuda as dropout
+import refnet.ops.softmax.cuda as softmax
+import refnet.optim.cuda as optim
 from refnet.ops._tiles import tiles
-from refnet.ops.batch_norm import cuda as batch_norm
-from refnet.ops.cross_entropy import cuda as cross_entropy
-from refnet.ops.dropout import cuda as dropout
-from refnet.ops.softmax import cuda as softmax
 
 ROWS = dict.fromkeys(("length", "step", "stride", "classes"), "i32")
 TILE = {**tiles((2**15, 1000), 1).options, "WIDE": False}
@@ -78,6 +80,23 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any]]] = {
          {"TRAINING": True, "SCALED": True, "WANTS_Z": True}),
     )
 } | {
+    f"{name}": (
+        kernel,
+        {**dict.fromkeys(("at", "sizes", "owners", "chunks"), "*i64"), "count": "i32",
+         **dict.fromkeys(numbers.split(), "fp32")},
+        {**dict.fromkeys(flags.split(), True), **dict.fromkeys(off.split(), False),
+         "ALIGNED": True, "BLOCK": optim.BLOCK, "num_warps": optim.WARPS, "DTYPE": None},
+    )
+    for name, kernel, numbers, flags, off in (
+        ("SGD", optim.sgd_kernel, "lr beta rest decay", "MOMENTUM NESTEROV DECAYS",
+         "FIRST MAXIMIZE"),
+        ("Momentum", optim.momentum_kernel, "rate rest decay", "DECAYS", "MAXIMIZE"),
+        ("RMSprop", optim.rmsprop_kernel, "lr rest eps mu decay", "MOMENTUM CENTERED",
+         "INSIDE DECAYS MAXIMIZE"),
+        ("Adam", optim.adam_kernel, "rate epsilon rest1 rest2 decay change",
+         "AMSGRAD SHRINKS", "DECAYS MAXIMIZE"),
+    )
+} | {
     "dropout": (
         dropout.drop_kernel,
         {"a": "*T", "y": "*T", "key": "*i64", "n": "i32", "factor": "fp32", "limit": "i64"},
@@ -92,6 +111,8 @@ def test_it_compiles_and_keeps_all_in_registers(
     name: str, dtype: str, target: int, tmp_path: Path
 ) -> None:
     kernel, types, constants = KERNELS[name]
+    if "DTYPE" in constants:
+        constants = {**constants, "DTYPE": {"fp32": tl.float32, "bf16": tl.bfloat16}[dtype]}
     signature = {
         argument: "constexpr" if argument in constants else types[argument].replace("T", dtype)
         for argument in kernel.arg_names
@@ -106,6 +127,8 @@ def test_it_compiles_and_keeps_all_in_registers(
     made = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
     assert f".target sm_{target}" in made.asm["ptx"]
     assert ("__assertfail" in made.asm["ptx"]) == ("ignore_index" in types)
+    if constants.get("ALIGNED"):  # 16 bytes at once
+        assert re.search(r"ld\.global\.v4\.b32", made.asm["ptx"])
     file = tmp_path / "kernel.cubin"
     file.write_bytes(made.asm["cubin"])
     found = subprocess.run(
