@@ -5,13 +5,13 @@ The same formulas as in `sgd`, `momentum`, `rmsprop` and `adam`, which are the r
 Legend: W parameter, dW its gradient, V and G averages of dW, S of dW², t step, lr α, momentum and
 betas β, decay λ/m. A program works on a block of one parameter; it looks up which, and where the
 parameter, its gradient and its state are, in tables on the device. What is the same for all
-elements is computed on the host, in double; elements are in double, but for roots and quotients.
+elements is computed on the host, in double; elements are in double, but for roots.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from math import sqrt
 from typing import Any
 
 import torch
@@ -58,6 +58,12 @@ def direction(dw, w, decay, DECAYS: tl.constexpr, MAXIMIZE: tl.constexpr):
 def average(v, x, rest):
     """V ← βV + (1 − β) x, β from the rest 1 − β, which alone is rounded to float32 on its way."""
     return (tl.full([1], 1.0, tl.float64) - rest) * v.to(tl.float64) + rest * x
+
+
+@triton.jit
+def sqrt(x):
+    """√x in double of x in float32, rounded as it has to be."""
+    return tl.sqrt_rn(x.to(tl.float32)).to(tl.float64)
 
 
 @triton.jit
@@ -165,15 +171,14 @@ def rmsprop_step(
         g += rest * (d - g)
         tl.store(gs, g.to(tl.float32).to(DTYPE), mask=here)
         s -= g * g
-    s = s.to(tl.float32)
-    root = tl.sqrt_rn(s + eps) if INSIDE else tl.sqrt_rn(s) + eps
+    root = sqrt(s + eps) if INSIDE else sqrt(s) + eps
     if MOMENTUM:
         vs = start_of(at, 3, count, k, DTYPE, ALIGNED) + i
-        v = mu * tl.load(vs, mask=here).to(tl.float64) + tl.div_rn(d.to(tl.float32), root)
+        v = mu * tl.load(vs, mask=here).to(tl.float64) + d / root
         tl.store(vs, v.to(tl.float32).to(DTYPE), mask=here)
         step = lr * v
     else:
-        step = lr * tl.div_rn(d.to(tl.float32), root)
+        step = lr * d / root
     tl.store(ws, (w - step).to(tl.float32).to(DTYPE), mask=here)
 
 
@@ -226,7 +231,7 @@ def adam_step(
         s_max = tl.load(largest, mask=here).to(tl.float64)
         s = tl.where((s_max > s) | (s_max != s_max), s_max, s)  # NaN stays
         tl.store(largest, s.to(tl.float32).to(DTYPE), mask=here)
-    step = rate * tl.div_rn(v.to(tl.float32), tl.sqrt_rn(s.to(tl.float32)) + epsilon)
+    step = rate * v / (sqrt(s) + epsilon)
     if SHRINKS:
         w -= change * w
     tl.store(ws, (w - step).to(tl.float32).to(DTYPE), mask=here)
@@ -284,7 +289,7 @@ def rmsprop(t: float, lr: float, alpha: float, eps: float, momentum: float, cent
 def adam(t: float, lr: float, beta1: float, beta2: float, eps: float, amsgrad: bool, decay: float,
          decoupled: bool, maximize: bool) -> tuple[tuple[float, ...], dict[str, bool]]:  # fmt: skip
     """The kernel's numbers and constants: α V̂ / (√Ŝ + ε) = rate V / (√S + ε correction)."""
-    correction = sqrt(1 - beta2**t)
+    correction = math.sqrt(1 - beta2**t)
     rate = lr / (1 - beta1**t) * correction
     numbers = rate, eps * correction, 1 - beta1, 1 - beta2, decay, lr * decay
     return numbers, {
