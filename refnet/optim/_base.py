@@ -26,10 +26,13 @@ from torch.optim.optimizer import (
 
 from refnet import backend
 from refnet._compile import Kernel
+from refnet._triton import Kernels
 from refnet.optim._arithmetic import add
 from refnet.optim._blocks import as_real, blocks, shaped_like
 from refnet.optim._checks import require_non_negative, require_one_element
 from refnet.optim._plan import Plan
+
+cuda = Kernels("refnet.optim.cuda")
 
 __all__ = [
     "Group",
@@ -204,8 +207,11 @@ class Optimizer(torch.optim.Optimizer):
             grads: list[Any] = [param.grad for param in params]
             states = [self.state[p] for p in params] if self._keeps_state(group) else []
             names = self._state_names(group)
-            plan = Plan(self.kernel, self.rows, names, params, grads, states)
-            reason = plan.reason
+            for kind in _plans(params, forced):
+                plan = kind(self.kernel, self.rows, names, params, grads, states)
+                reason = plan.reason
+                if not reason:
+                    break
         if reason and forced != backend.AUTO:
             raise backend.cannot(type(self).__name__, reason)
         if plan is not None:
@@ -214,7 +220,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _no_kernel(self, group: Group, forced: str) -> str:
         """Return why no parameter of a group has a kernel, or an empty text."""
-        if self.kernel is None or forced == backend.CUDA:
+        if self.kernel is None:
             return "it has no such implementation"
         if group["differentiable"] or group.get("capturable"):
             return "a differentiable or capturable step"
@@ -223,7 +229,7 @@ class Optimizer(torch.optim.Optimizer):
     def _note(self, plan: Plan | None, params: list[Tensor]) -> None:
         left = params if plan is None else plan.left
         if len(left) < len(params):
-            backend.ran(type(self).__name__, backend.CPU)
+            backend.ran(type(self).__name__, backend.CPU if plan is None else plan.backend)
         if left:
             backend.ran(type(self).__name__, backend.REFERENCE)
 
@@ -298,6 +304,13 @@ class Optimizer(torch.optim.Optimizer):
     ) -> tuple[Tensor, State]:
         """Return the new parameter and its new state; all tensors are real, none is changed."""
         raise NotImplementedError
+
+
+def _plans(params: list[Tensor], forced: str) -> list[Any]:
+    """Return the kinds of plans that may serve parameters, the preferred first."""
+    if forced != backend.CPU and params and not cuda.unavailable(params[0]):
+        return [cuda.Plan] if forced == backend.CUDA else [cuda.Plan, Plan]
+    return [Plan]
 
 
 def _direction(w: Tensor, dw: Tensor, group: Group) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from operator import attrgetter, gt, is_
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ __all__ = ["Plan", "unsupported"]
 
 State = dict[str, Any]
 
+_CPU = torch.device("cpu")
 _PLAIN = {Tensor, torch.nn.Parameter}
 _address, _numel, _strides = Tensor.data_ptr, Tensor.numel, Tensor.stride
 _is_neg, _is_conj, _is_complex = Tensor.is_neg, Tensor.is_conj, Tensor.is_complex
@@ -41,6 +42,27 @@ class Plan:
         reason: why it doesn't update the first of them.
     """
 
+    # What a plan for another device has its own of.
+    backend: ClassVar[str] = "cpu"
+    table: ClassVar[Any] = Table
+
+    @classmethod
+    def rule(cls, kernel: Kernel) -> Any:
+        """What a table runs."""
+        return kernel
+
+    @classmethod
+    def kind(cls, param: Tensor, step: Tensor | None) -> Any:
+        """What parameters of one table have in common."""
+        return REAL[param.dtype], getattr(step, "dtype", None)
+
+    @classmethod
+    def unsupported(
+        cls, kernel: Kernel, param: Tensor, grad: Tensor, state: State, names: Sequence[str]
+    ) -> str:
+        """Return why a kernel cannot update a parameter, or an empty text if it can."""
+        return unsupported(kernel, param, grad, state, names)
+
     def __init__(
         self,
         kernel: Kernel,
@@ -51,9 +73,9 @@ class Plan:
         states: Sequence[State],
     ) -> None:
         states = states or [{} for _ in params]
-        self._kernel, self._names, self._params = kernel, names, params
+        self._rule, self._names, self._params = self.rule(kernel), names, params
         each = zip(params, grads, states, strict=True)
-        reasons = [unsupported(kernel, *parameter, names) for parameter in each]
+        reasons = [self.unsupported(kernel, *parameter, names) for parameter in each]
         able = [i for i, reason in enumerate(reasons) if not reason]
         of_able = [grads[i] for i in able]
         if _Memory(_written(params, states, names, able), of_able).clashes(of_able):
@@ -66,10 +88,9 @@ class Plan:
             states[i].update({name: torch.empty_like(grads[i]) for name in names})
         kinds: dict[Any, list[int]] = {}
         for i in able:
-            step = states[i].get("step")
-            kinds.setdefault((REAL[params[i].dtype], getattr(step, "dtype", None)), []).append(i)
+            kinds.setdefault(self.kind(params[i], states[i].get("step")), []).append(i)
         self._tables = [
-            (i, Table([params[k] for k in i], [states[k] for k in i],
+            (i, self.table([params[k] for k in i], [states[k] for k in i],
                       names, rows, [k in fresh for k in i]))
             for i in kinds.values()
         ]  # fmt: skip
@@ -107,7 +128,7 @@ class Plan:
     def run(self, numbers: Sequence[Any]) -> None:
         """Make the step."""
         for _, table in self._tables:
-            table.run(self._kernel, numbers)
+            table.run(self._rule, numbers)
 
     def _point(self, grads: list[int]) -> None:
         self._grads = grads
@@ -132,9 +153,27 @@ def unsupported(
     """
     if param.dtype not in REAL:
         return f"dtype {param.dtype}"
+    if reason := mismatch(param, grad, state, names, _CPU):
+        return reason
+    if "step" in state:
+        step = state["step"]
+        if not step.is_cpu or step.numel() != 1 or step.dtype not in (torch.float32, torch.float64):
+            return f"a step count of {step.numel()} elements and {step.dtype}"
+        if count.get(step.dtype) is None:
+            return unavailable()
+    return "" if kernel.get(REAL[param.dtype]) else unavailable()
+
+
+def mismatch(
+    param: Tensor, grad: Tensor, state: State, names: Sequence[str], device: torch.device
+) -> str:
+    """Return why these tensors cannot be worked through side by side, or an empty text."""
     for tensor in (param, grad, *state.values()):
         if tensor is not None and (reason := _not_plain(tensor)):
             return reason
+    for tensor in (param, grad, *(state[n] for n in names if state[n] is not None)):
+        if tensor.device != device:
+            return f"a tensor of layout {tensor.layout} on {tensor.device}"
     for tensor in (grad, *(state[name] for name in names if state[name] is not None)):
         if tensor.dtype != param.dtype:
             return f"dtype {param.dtype} beside {tensor.dtype}"
@@ -144,19 +183,13 @@ def unsupported(
             return f"strides {param.stride()} beside {tensor.stride()}"
     if not _is_dense(param):
         return f"shape {tuple(param.shape)} with strides {param.stride()}"
-    if "step" in state:
-        step = state["step"]
-        if step.numel() != 1 or step.dtype not in (torch.float32, torch.float64):
-            return f"a step count of {step.numel()} elements and {step.dtype}"
-        if count.get(step.dtype) is None:
-            return unavailable()
-    return "" if kernel.get(REAL[param.dtype]) else unavailable()
+    return ""
 
 
 def _not_plain(tensor: Any) -> str:
     if type(tensor) not in _PLAIN:
         return f"a {type(tensor).__name__}"
-    if tensor.layout is not torch.strided or not tensor.is_cpu:
+    if tensor.layout is not torch.strided:
         return f"a tensor of layout {tensor.layout} on {tensor.device}"
     if tensor.is_conj() or tensor.is_neg() or tensor.is_inference():
         return "a conjugate or negative view, or an inference tensor"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,11 +11,14 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
+from refnet._triton import Kernels
 from refnet.ops import require_bool, require_float, require_number, require_tensor, wide
 from refnet.ops.batch_norm import cpu, reference
 from refnet.ops.batch_norm.moving import move_running
 
 __all__ = ["batch_norm"]
+
+cuda = Kernels("refnet.ops.batch_norm.cuda")
 
 
 def _statistics(
@@ -136,7 +140,40 @@ class BatchNormLoops(Function):
         return dz, dweight if needs_weight else None, dbias if needs_bias else None, None
 
 
-_apply_loops = backend.apply_of(BatchNormLoops)
+class BatchNormKernels(Function):
+    """The shell around `cuda.forward` and `cuda.backward`; keeps μ and 1/√(σ² + ε) in float64."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        rest: tuple[Any, ...],
+    ) -> Tensor:
+        *running, ctx.training, _, ctx.eps = rest
+        y, kept = cuda.forward(z, weight, bias, *rest)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        # the running statistics for higher orders alone, and to find out if they have been moved
+        ctx.save_for_backward(z, weight, kept, *((None, None) if ctx.training else running))
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        z, weight, kept, *running = ctx.saved_tensors
+        if torch.is_grad_enabled() or not backend.is_plain(dy):
+            return _backward(ctx, dy, z, weight, *running)[:4]
+        backend.ran("batch_norm backward", backend.CUDA)
+        dz, dweight, dbias = cuda.backward(
+            dy, z, weight, kept, ctx.training, ctx.needs_input_grad[0]
+        )
+        return gradients(ctx, z, weight, dz, dweight, dbias)[:4]
+
+
+_FAST: dict[str, Any] = {
+    "cuda": (cuda, backend.apply_of(BatchNormKernels)),
+    "cpu": (cpu, backend.apply_of(BatchNormLoops)),
+}
 
 
 def gradients(
@@ -209,10 +246,12 @@ def batch_norm(
     ):
         momentum = require_number("batch_norm", "momentum", momentum)
     args = (input, weight, bias, running_mean, running_var, training, momentum, eps)
-    if backend.choose("batch_norm", *args, cpu=_unsupported) == backend.CPU:
+    chosen = backend.choose("batch_norm", *args, **_SERVES)
+    if chosen != backend.REFERENCE:
+        fast, shell = _FAST[chosen]
         if not torch.is_grad_enabled():
-            return cpu.forward(*args)[0]
-        return _apply_loops(input, weight, bias, args[3:])  # type: ignore[no-any-return]
+            return fast.forward(*args)[0]  # type: ignore[no-any-return]
+        return shell(input, weight, bias, args[3:])  # type: ignore[no-any-return]
     check(input, running_mean, running_var, weight, bias, training, eps)
     if backend.composes():
         return _normalize(*args, move=move_running)
@@ -220,6 +259,7 @@ def batch_norm(
 
 
 def _unsupported(
+    fast: Any,
     input: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -229,12 +269,16 @@ def _unsupported(
     momentum: float | Tensor,
     eps: float,
 ) -> str:
-    reason = cpu.unsupported(
+    reason: str = fast.unsupported(
         input, weight, bias, running_mean, running_var, training, momentum, eps
     )  # fmt: skip
-    if reason:  # a mistake of the caller's comes first
+    if reason and (fast is cpu or backend.forced() == backend.CUDA):
+        # a mistake of the caller's comes first
         check(input, running_mean, running_var, weight, bias, training, eps)
     return reason
+
+
+_SERVES = {"cuda": partial(_unsupported, cuda), "cpu": partial(_unsupported, cpu)}
 
 
 def check(

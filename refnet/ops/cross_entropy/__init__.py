@@ -10,11 +10,15 @@ from torch.autograd import Function
 from torch.nn import _reduction
 
 from refnet import backend
+from refnet._triton import Kernels
 from refnet.ops import require_float, require_index, require_number, require_tensor
 from refnet.ops.cross_entropy import cpu, reference
 from refnet.ops.cross_entropy.reference import Options
 
 __all__ = ["cross_entropy"]
+
+_FAST: dict[str, Any] = {"cuda": Kernels("refnet.ops.cross_entropy.cuda"), "cpu": cpu}
+_SERVES = {name: fast.unsupported for name, fast in _FAST.items()}
 
 
 class CrossEntropy(Function):
@@ -54,27 +58,28 @@ class CrossEntropy(Function):
 
 
 class CompiledCrossEntropy(Function):
-    """The shell around the loops; keeps N numbers besides its arguments.
+    """The shell around loops or kernels; keeps one or two numbers per row besides its arguments.
 
     They are constants in the graph, so higher derivatives are the reference's, of the arguments.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, options: Options
+        ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, options: Options, fast: Any
     ) -> Tensor:
-        loss, sums = cpu.forward(logits, target, weight, options)
-        ctx.options = options
+        loss, sums = fast.forward(logits, target, weight, options)
+        ctx.options, ctx.fast = options, fast
         ctx.save_for_backward(logits, target, weight, sums)
-        return loss
+        return loss  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         logits, target, weight, sums = ctx.saved_tensors
         if torch.is_grad_enabled() or not backend.is_plain(grad) or grad.is_neg():
             dlogits = reference.backward(grad, logits, target, weight, ctx.options)
-            return dlogits.to(logits.dtype), None, None, None
-        return cpu.backward(grad, logits, target, weight, sums, ctx.options), None, None, None
+            return dlogits.to(logits.dtype), None, None, None, None
+        dlogits = ctx.fast.backward(grad, logits, target, weight, sums, ctx.options)
+        return dlogits, None, None, None, None
 
 
 _apply_compiled = backend.apply_of(CompiledCrossEntropy)
@@ -145,12 +150,14 @@ def cross_entropy(
     _check(input, target, weight, options)
     if input.dim() == 1 and target.dim() == 1 and target.shape != input.shape:
         target = target.squeeze(0)  # torch takes (1) for () where there is no batch
-    if backend.choose("cross_entropy", input, target, weight, cpu=cpu.unsupported) == "cpu":
-        if input.requires_grad and torch.is_grad_enabled():
-            return _apply_compiled(input, target, weight, options)  # type: ignore[no-any-return]
-        return cpu.forward(input, target, weight, options)[0]
-    if target.shape != input.shape:
+    chosen = backend.choose("cross_entropy", input, target, weight, **_SERVES)
+    if target.shape != input.shape and chosen != backend.CPU:  # the loops look at them themselves
         _check_labels(input, target, options)
+    if chosen != backend.REFERENCE:
+        fast = _FAST[chosen]
+        if input.requires_grad and torch.is_grad_enabled():
+            return _apply_compiled(input, target, weight, options, fast)  # type: ignore[no-any-return]
+        return fast.forward(input, target, weight, options)[0]  # type: ignore[no-any-return]
     if backend.composes():
         return reference.forward(input, target, weight, options)
     return CrossEntropy.apply(input, target, weight, options)  # type: ignore[no-any-return, no-untyped-call]

@@ -10,10 +10,14 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
+from refnet._triton import Kernels
 from refnet.ops import broadcasts_to, require_bool, require_number, require_tensor
 from refnet.ops.dropout import cpu, reference
 
 __all__ = ["dropout", "dropout1d", "dropout2d", "dropout3d"]
+
+_FAST: dict[str, Any] = {"cuda": Kernels("refnet.ops.dropout.cuda"), "cpu": cpu}
+_SERVES = {name: fast.unsupported for name, fast in _FAST.items()}
 
 
 class Dropout(Function):
@@ -37,31 +41,32 @@ class Dropout(Function):
 
 
 class DropoutLoops(Function):
-    """The shell around `cpu.forward`; keeps the key of its random numbers alone.
+    """The shell around loops or kernels; keeps the key of its random numbers alone.
 
     Its backward is the same function of the cotangent, and so are all higher ones.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, key: Tensor, p: float, strides: tuple[int, ...] | None
+        ctx: Any, a: Tensor, key: Tensor, p: float, strides: tuple[int, ...] | None, name: str
     ) -> Tensor:
-        y = cpu.forward(a, key, p, strides)
+        y: Tensor = _FAST[name].forward(a, key, p, strides)
         ctx.save_for_backward(key)
-        ctx.p, ctx.strides = p, y.stride()
+        ctx.p, ctx.strides, ctx.name = p, y.stride(), name
         return y
 
     @staticmethod
-    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None, None, None, None]:
         (key,) = ctx.saved_tensors
+        forward, rest = _FAST[ctx.name].forward, (None, None, None, None)
         if not backend.is_plain(da):
-            ones = torch.ones(da.shape, dtype=da.dtype)
-            mask = cpu.forward(ones, key, ctx.p, ctx.strides) != 0
-            return reference.forward(da, mask, ctx.p), None, None, None
-        backend.ran("dropout backward", backend.CPU)
+            ones = torch.ones(da.shape, dtype=da.dtype, device=da.device)
+            mask = forward(ones, key, ctx.p, ctx.strides) != 0
+            return reference.forward(da, mask, ctx.p), *rest
+        backend.ran("dropout backward", ctx.name)
         if torch.is_grad_enabled():
-            return DropoutLoops.apply(da, key, ctx.p, ctx.strides), None, None, None  # type: ignore[no-untyped-call]
-        return cpu.forward(da, key, ctx.p, ctx.strides), None, None, None
+            return DropoutLoops.apply(da, key, ctx.p, ctx.strides, ctx.name), *rest  # type: ignore[no-untyped-call]
+        return forward(da, key, ctx.p, ctx.strides), *rest
 
 
 _apply_loops = backend.apply_of(DropoutLoops)
@@ -271,12 +276,16 @@ def _dropout(
         return input
     if p not in (0, 1) and not (input.is_floating_point() or input.is_complex()):
         raise RuntimeError(f"{name}: input must be floating-point, but got {input.dtype}")
-    if batched is None and backend.choose(name, input, p, mask, cpu=_unsupported) == backend.CPU:
-        key = cpu.draw_key(generator)
+    chosen = backend.REFERENCE
+    if batched is None:
+        chosen = backend.choose(name, input, p, mask, **_SERVES)
+    if chosen != backend.REFERENCE:
+        fast = _FAST[chosen]
+        key = fast.draw_key(generator, input.device)
         if torch.is_grad_enabled() and input.requires_grad:
-            result = _apply_loops(input, key, p, None)
+            result = _apply_loops(input, key, p, None, chosen)
         else:
-            result = cpu.forward(input, key, p)
+            result = fast.forward(input, key, p)
         return input.copy_(result) if inplace else result
     if mask is None:
         mask = _draw_mask(input, p, generator, batched)
@@ -285,10 +294,6 @@ def _dropout(
     else:
         result = Dropout.apply(input, mask, p)  # type: ignore[no-untyped-call]
     return input.copy_(result) if inplace else result
-
-
-def _unsupported(input: Tensor, p: float, mask: Tensor | None) -> str:
-    return "a mask from outside" if mask is not None else cpu.unsupported(input, p)
 
 
 def _draw_mask(

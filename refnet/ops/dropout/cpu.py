@@ -52,7 +52,7 @@ def drop(
         y[n - 1] = a[n - 1] * (kept if bits & LOW < limit else lost)
 
 
-def unsupported(a: Tensor, p: float) -> str:
+def unsupported(a: Tensor, p: float, mask: Tensor | None = None) -> str:
     """Return why the loop cannot serve a call, or an empty text if it can.
 
     Whether it is plain (`backend.is_plain`) is not asked.
@@ -63,6 +63,8 @@ def unsupported(a: Tensor, p: float) -> str:
         >>> unsupported(torch.ones(3), 1.0)
         'p of 1.0'
     """
+    if mask is not None:
+        return "a mask from outside"
     if not in_memory(a):
         return "an input that is no plain tensor on a CPU"
     if a.dtype is not torch.float32 and a.dtype is not torch.float64:
@@ -74,9 +76,9 @@ def unsupported(a: Tensor, p: float) -> str:
     return "" if drop.get(a.dtype) else unavailable()
 
 
-def draw_key(generator: torch.Generator | None) -> Tensor:
+def draw_key(generator: torch.Generator | None, device: torch.device | None = None) -> Tensor:
     """Draw seed and offset from torch's generator."""
-    return torch.empty(2, dtype=torch.int64).random_(generator=generator)
+    return torch.empty(2, dtype=torch.int64, device=device).random_(generator=generator)
 
 
 def forward(a: Tensor, key: Tensor, p: float, strides: tuple[int, ...] | None = None) -> Tensor:

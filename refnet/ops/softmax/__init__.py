@@ -10,10 +10,14 @@ from torch import Tensor
 from torch.autograd import Function
 
 from refnet import backend
+from refnet._triton import Kernels
 from refnet.ops import require_float, require_index, require_tensor
 from refnet.ops.softmax import cpu, reference
 
 __all__ = ["log_softmax", "softmax"]
+
+_FAST: dict[str, Any] = {"cuda": Kernels("refnet.ops.softmax.cuda"), "cpu": cpu}
+_SERVES = {name: fast.unsupported for name, fast in _FAST.items()}
 
 
 class Softmax(Function):
@@ -59,22 +63,22 @@ class LogSoftmax(Function):
 
 
 class CompiledSoftmax(Function):
-    """The shell around the loops, for softmax and its logarithm; keeps the result."""
+    """The shell around loops or kernels, for softmax and its logarithm; keeps the result."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, dim: int, logarithm: bool) -> Tensor:
-        a = cpu.forward(z, dim, logarithm)
-        ctx.dim, ctx.logarithm = dim, logarithm
+    def forward(ctx: Any, z: Tensor, dim: int, logarithm: bool, fast: Any) -> Tensor:
+        a: Tensor = fast.forward(z, dim, logarithm)
+        ctx.dim, ctx.logarithm, ctx.fast = dim, logarithm, fast
         ctx.save_for_backward(a)
         return a
 
     @staticmethod
-    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None, None, None]:
         (a,) = ctx.saved_tensors
         if torch.is_grad_enabled() or not backend.is_plain(da) or da.is_neg():
             plain = reference.log_softmax_backward if ctx.logarithm else reference.softmax_backward
-            return plain(da, a, ctx.dim).to(a.dtype), None, None
-        return cpu.backward(da, a, ctx.dim, ctx.logarithm), None, None
+            return plain(da, a, ctx.dim).to(a.dtype), None, None, None
+        return ctx.fast.backward(da, a, ctx.dim, ctx.logarithm), None, None, None
 
 
 _apply_compiled = backend.apply_of(CompiledSoftmax)
@@ -113,8 +117,9 @@ def softmax(
     Source: lecture, "Softmax layer" and "Understanding softmax".
     """
     dim, dtype = _resolve("softmax", input, dim, _stacklevel, dtype)
-    if backend.choose("softmax", input, dim, dtype, cpu=cpu.unsupported) == "cpu":
-        return _compiled(input, dim, False)
+    chosen = backend.choose("softmax", input, dim, dtype, **_SERVES)
+    if chosen != backend.REFERENCE:
+        return _compiled(input.to(dtype), dim, False, _FAST[chosen])
     if backend.composes():
         return reference.softmax(input, dim, dtype)
     return Softmax.apply(input, dim, dtype)  # type: ignore[no-any-return, no-untyped-call]
@@ -151,17 +156,18 @@ def log_softmax(
     Source: lecture, "Softmax layer" and "Loss function softmax".
     """
     dim, dtype = _resolve("log_softmax", input, dim, _stacklevel, dtype)
-    if backend.choose("log_softmax", input, dim, dtype, cpu=cpu.unsupported) == "cpu":
-        return _compiled(input, dim, True)
+    chosen = backend.choose("log_softmax", input, dim, dtype, **_SERVES)
+    if chosen != backend.REFERENCE:
+        return _compiled(input.to(dtype), dim, True, _FAST[chosen])
     if backend.composes():
         return reference.log_softmax(input, dim, dtype)
     return LogSoftmax.apply(input, dim, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _compiled(input: Tensor, dim: int, logarithm: bool) -> Tensor:
+def _compiled(input: Tensor, dim: int, logarithm: bool, fast: Any) -> Tensor:
     if input.requires_grad and torch.is_grad_enabled():
-        return _apply_compiled(input, dim, logarithm)  # type: ignore[no-any-return]
-    return cpu.forward(input, dim, logarithm)
+        return _apply_compiled(input, dim, logarithm, fast)  # type: ignore[no-any-return]
+    return fast.forward(input, dim, logarithm)  # type: ignore[no-any-return]
 
 
 def _resolve(
