@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from refnet._triton import INTERPRETED, launching
+from refnet._triton import INTERPRETED, halves, launching
 from refnet.optim import _plan
 
 __all__ = ["Plan"]
@@ -207,7 +207,7 @@ def rmsprop_kernel(
 
 @triton.jit
 def adam_step(
-    at, count, k, i, here, rate, epsilon, rest1, rest2, decay, change,
+    at, count, k, i, here, rate, epsilon, rest1, rest2, decay, change, rate_rest, change_rest,
     AMSGRAD: tl.constexpr, SHRINKS: tl.constexpr, DECAYS: tl.constexpr,
     MAXIMIZE: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
@@ -231,15 +231,16 @@ def adam_step(
         s_max = tl.load(largest, mask=here).to(tl.float64)
         s = tl.where((s_max > s) | (s_max != s_max), s_max, s)  # NaN stays
         tl.store(largest, s.to(tl.float32).to(DTYPE), mask=here)
-    step = rate * v / (sqrt(s) + epsilon)
+    one = tl.full([1], 1.0, tl.float64)
+    step = (one * rate + rate_rest) * (v / (sqrt(s) + epsilon))
     if SHRINKS:
-        w -= change * w
+        w -= (one * change + change_rest) * w
     tl.store(ws, (w - step).to(tl.float32).to(DTYPE), mask=here)
 
 
 @triton.jit
 def adam_kernel(
-    at, sizes, owners, chunks, count, rate, epsilon, rest1, rest2, decay, change,
+    at, sizes, owners, chunks, count, rate, epsilon, rest1, rest2, decay, change, rate_rest, change_rest,
     AMSGRAD: tl.constexpr, SHRINKS: tl.constexpr, DECAYS: tl.constexpr,
     MAXIMIZE: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -249,13 +250,13 @@ def adam_kernel(
     if first + BLOCK <= n:
         adam_step(
             at, count, k, i, None,
-            rate, epsilon, rest1, rest2, decay, change, AMSGRAD, SHRINKS,
+            rate, epsilon, rest1, rest2, decay, change, rate_rest, change_rest, AMSGRAD, SHRINKS,
             DECAYS, MAXIMIZE, DTYPE, ALIGNED,
         )  # fmt: skip
     else:
         adam_step(
             at, count, k, i, i < n,
-            rate, epsilon, rest1, rest2, decay, change, AMSGRAD, SHRINKS,
+            rate, epsilon, rest1, rest2, decay, change, rate_rest, change_rest, AMSGRAD, SHRINKS,
             DECAYS, MAXIMIZE, DTYPE, ALIGNED,
         )  # fmt: skip
 
@@ -291,7 +292,10 @@ def adam(t: float, lr: float, beta1: float, beta2: float, eps: float, amsgrad: b
     """The kernel's numbers and constants: α V̂ / (√Ŝ + ε) = rate V / (√S + ε correction)."""
     correction = math.sqrt(1 - beta2**t)
     rate = lr / (1 - beta1**t) * correction
-    numbers = rate, eps * correction, 1 - beta1, 1 - beta2, decay, lr * decay
+    (rate, rate_rest), (change, change_rest) = halves(rate), halves(lr * decay)
+    numbers = (
+        rate, eps * correction, 1 - beta1, 1 - beta2, decay, change, rate_rest, change_rest,
+    )  # fmt: skip
     return numbers, {
         "AMSGRAD": amsgrad, "SHRINKS": decoupled and decay != 0,
         "DECAYS": not decoupled and decay != 0, "MAXIMIZE": maximize,

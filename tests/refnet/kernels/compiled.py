@@ -93,7 +93,7 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any]]] = {
         ("Momentum", optim.momentum_kernel, "rate rest decay", "DECAYS", "MAXIMIZE"),
         ("RMSprop", optim.rmsprop_kernel, "lr rest eps mu decay", "MOMENTUM CENTERED",
          "INSIDE DECAYS MAXIMIZE"),
-        ("Adam", optim.adam_kernel, "rate epsilon rest1 rest2 decay change",
+        ("Adam", optim.adam_kernel, "rate epsilon rest1 rest2 decay change rate_rest change_rest",
          "AMSGRAD SHRINKS", "DECAYS MAXIMIZE"),
     )
 } | {

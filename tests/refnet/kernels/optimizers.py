@@ -27,7 +27,7 @@ def rows_of(table: OptimizerTable, cases: Any) -> list[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = dataclasses.replace(table, cases=tuple(cases))
-        lists = optimizer_rows(table, dtypes=(torch.float32,), seeds=1, steps=6, own=True)
+        lists = optimizer_rows(table, dtypes=(torch.float32,), seeds=1, steps=12, own=True)
         return [row for rows in lists for row in rows if row.quantity != MISSING]
 
 
