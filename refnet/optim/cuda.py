@@ -240,7 +240,8 @@ def adam_step(
 
 @triton.jit
 def adam_kernel(
-    at, sizes, owners, chunks, count, rate, epsilon, rest1, rest2, decay, change, rate_rest, change_rest,
+    at, sizes, owners, chunks, count, rate, epsilon, rest1, rest2, decay, change,
+    rate_rest, change_rest,
     AMSGRAD: tl.constexpr, SHRINKS: tl.constexpr, DECAYS: tl.constexpr,
     MAXIMIZE: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
