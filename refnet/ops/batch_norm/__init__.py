@@ -18,7 +18,7 @@ from refnet.ops.batch_norm.moving import move_running
 
 __all__ = ["batch_norm"]
 
-cuda = Kernels("refnet.ops.batch_norm.cuda")
+_kernels = Kernels("refnet.ops.batch_norm.cuda")
 
 
 def _statistics(
@@ -152,7 +152,7 @@ class BatchNormKernels(Function):
         rest: tuple[Any, ...],
     ) -> Tensor:
         *running, ctx.training, _, ctx.eps = rest
-        y, kept = cuda.forward(z, weight, bias, *rest)
+        y, kept = _kernels.forward(z, weight, bias, *rest)
         ctx.bias_dtype = None if bias is None else bias.dtype
         # the running statistics for higher orders alone, and to find out if they have been moved
         ctx.save_for_backward(z, weight, kept, *((None, None) if ctx.training else running))
@@ -164,14 +164,14 @@ class BatchNormKernels(Function):
         if torch.is_grad_enabled() or not backend.is_plain(dy):
             return _backward(ctx, dy, z, weight, *running)[:4]
         backend.ran("batch_norm backward", backend.CUDA)
-        dz, dweight, dbias = cuda.backward(
+        dz, dweight, dbias = _kernels.backward(
             dy, z, weight, kept, ctx.training, ctx.needs_input_grad[0]
         )
         return gradients(ctx, z, weight, dz, dweight, dbias)[:4]
 
 
 _FAST: dict[str, Any] = {
-    "cuda": (cuda, backend.apply_of(BatchNormKernels)),
+    "cuda": (_kernels, backend.apply_of(BatchNormKernels)),
     "cpu": (cpu, backend.apply_of(BatchNormLoops)),
 }
 
@@ -278,7 +278,7 @@ def _unsupported(
     return reason
 
 
-_SERVES = {"cuda": partial(_unsupported, cuda), "cpu": partial(_unsupported, cpu)}
+_SERVES = {"cuda": partial(_unsupported, _kernels), "cpu": partial(_unsupported, cpu)}
 
 
 def check(
