@@ -191,6 +191,8 @@ class Optimizer(torch.optim.Optimizer):
         plan = self._plans.get(index)
         if plan is None or self._no_kernel(group, forced):
             return None
+        if forced not in (backend.AUTO, plan.backend):
+            return None
         grads: list[Any] = [param.grad for param in params]
         get = self.state.get
         states = [get(param, {}) for param in params] if self._keeps_state(group) else []
@@ -203,6 +205,8 @@ class Optimizer(torch.optim.Optimizer):
             NotImplementedError: it doesn't update all, and somebody forces a backend.
         """
         plan, reason = None, self._no_kernel(group, forced)
+        if forced == backend.CUDA and params:
+            reason = reason or cuda.unavailable(params[0])
         if self.kernel is not None and not reason:
             grads: list[Any] = [param.grad for param in params]
             states = [self.state[p] for p in params] if self._keeps_state(group) else []
@@ -308,9 +312,9 @@ class Optimizer(torch.optim.Optimizer):
 
 def _plans(params: list[Tensor], forced: str) -> list[Any]:
     """Return the kinds of plans that may serve parameters, the preferred first."""
-    if forced != backend.CPU and params and not cuda.unavailable(params[0]):
-        return [cuda.Plan] if forced == backend.CUDA else [cuda.Plan, Plan]
-    return [Plan]
+    if forced == backend.CPU or not params or cuda.unavailable(params[0]):
+        return [Plan]
+    return [cuda.Plan, Plan] if params[0].is_cpu and forced == backend.AUTO else [cuda.Plan]
 
 
 def _direction(w: Tensor, dw: Tensor, group: Group) -> Tensor:
