@@ -103,6 +103,8 @@ def test_what_is_sent_is_looked_at(openml: StandIn, tmp_path: Path) -> None:
 
 def test_advice_is_known_without_the_data(openml: StandIn) -> None:
     assert OpenMLDataModule("cifar10").fractions == {"train": 0.9, "dev": 0.05, "test": 0.05}
-    with pytest.raises(ValueError, match=r"got train=0.95 \+ dev=0.05 \+ test=0.05"):
-        OpenMLDataModule("mnist", train=0.95)
+    rest = OpenMLDataModule("mnist", train=0.95).fractions
+    assert rest == pytest.approx({"train": 0.95, "dev": 0.025, "test": 0.025})
+    with pytest.raises(ValueError, match="leaves nothing for the dev set"):
+        OpenMLDataModule("mnist", train=1.0)
     assert openml.calls == []

@@ -128,7 +128,7 @@ BUGS = [
     ("Adam", "lr / (1 - beta1**t) * correction", "lr * correction"),
     ("Adam", "eps * correction", "eps"),
     ("Adam", "s = tl.where((s_max > s) | (s_max != s_max), s_max, s)", "s_max = s"),
-    ("AdamW", "w -= change * w", "w -= change"),
+    ("AdamW", "w -= (one * change + change_rest) * w", "w -= one * change"),
 ]  # fmt: skip
 
 
