@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 import threading
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 AGAIN = 1.0  # s: an exception that the code has caught is raised once more
-SOON = 0.01  # s: until a destructor is done, in which Python would print an exception and go on
+SOON = 0.01  # s: until a finalizer is done, in which Python would print an exception and go on
 
 
 class TimeLimitExceeded(TimeoutError):
@@ -62,7 +63,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         return
 
     def expired(_signal: int, frame: FrameType | None) -> None:
-        if _in_destructor(frame):
+        if _would_be_lost(frame):
             signal.setitimer(signal.ITIMER_REAL, SOON, AGAIN)
             return
         raise TimeLimitExceeded(f"more than {seconds:g} s")
@@ -79,10 +80,16 @@ def time_limit(seconds: float | None) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(rest, 1e-6), interval)
 
 
-def _in_destructor(frame: FrameType | None) -> bool:
-    """Tell whether code runs that Python calls when an object goes: `__del__`, or for a weakref."""
+def _would_be_lost(frame: FrameType | None) -> bool:
+    """Tell whether code runs whose exceptions Python prints and drops: that of its finalizers.
+
+    Such are `__del__`, what is called for a weak reference, and `gc.callbacks`.
+    """
+    collectors = {getattr(call, "__code__", None) for call in gc.callbacks}
     while frame is not None:
-        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename == weakref.__file__:
+        code = frame.f_code
+        finalizes = code.co_name == "__del__" or code.co_filename == weakref.__file__
+        if finalizes or code in collectors:
             return True
         frame = frame.f_back
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -131,3 +132,19 @@ def test_without_alarms_it_is_no_limit() -> None:
     thread.join()
     assert found == [False]
     assert limits_apply()
+
+
+def collect_slowly(phase: str, _info: dict[str, int]) -> None:
+    spin(0.2 if phase == "stop" else 0.0)
+
+
+def test_a_limit_that_is_over_in_a_callback_of_the_collector_rings_after_it() -> None:
+    gc.callbacks.append(collect_slowly)
+    try:
+        start = time.monotonic()
+        with pytest.raises(TimeLimitExceeded), time_limit(0.05):
+            gc.collect()
+            spin()
+        assert time.monotonic() - start < 1
+    finally:
+        gc.callbacks.remove(collect_slowly)
