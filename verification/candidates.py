@@ -123,14 +123,20 @@ def name_of(candidate: Any) -> str:
 def _importable(module: str) -> bool:
     """Tell whether a new process in this folder would find the module that is imported here.
 
-    The first place of `sys.path` is that of the running script.
+    The first place of `sys.path` is that of the running script. Others within this folder may be
+    there for this process alone, as pytest's are; what lies in them has a path.
     """
     top = module.partition(".")[0]
     if top in sys.builtin_module_names:
         return True
     try:
-        spec = PathFinder.find_spec(top, [os.getcwd(), *sys.path[1:]])
+        spec = PathFinder.find_spec(top, [os.getcwd(), *filter(_lasting, sys.path[1:])])
     except (ImportError, ValueError):
         return False
     here = getattr(sys.modules.get(top), "__spec__", None)
     return spec is not None and here is not None and spec.origin == here.origin
+
+
+def _lasting(place: str) -> bool:
+    path = Path(place).resolve()
+    return path.name in ("site-packages", "dist-packages") or Path.cwd() not in path.parents

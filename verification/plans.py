@@ -95,6 +95,8 @@ def make_plan(
     names = None if dtypes is None else tuple(str(d).removeprefix("torch.") for d in dtypes)
     for name in names or ():
         _choose("dtypes", name, DTYPES)
+    if isinstance(seeds, bool):
+        raise ValueError(f"seeds must be a number of draws, or which, got {seeds}")
     if isinstance(seeds, int):
         if seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {seeds}")

@@ -99,7 +99,8 @@ def verify_optimizer(
         special_values: as in `verify_op`, of gradients.
 
     Returns:
-        As `verify_op`.
+        A report; `passed`, `failures`, `raise_if_failed()` and more. Failing rows have a command
+        that repeats them.
 
     Raises:
         ValueError: there is no such `like`, profile, dtype, number of seeds or case.
@@ -136,8 +137,10 @@ def make_report(
     )
 
     if not rows and plan.cases is not None:
+        left_out = "; with special_values=False those of NaN and ∞ are out"
+        why = "" if plan.special_values else left_out
         raise ValueError(
-            f"cases={plan.cases!r} is none of the cases of {like}, and no values of it"
+            f"cases={plan.cases!r} is none of the cases of {like}, and no values of it{why}"
         )
     name = name or name_of(candidate)
     rows = [row if row.passed else replace(row, repeat=_repeat(kind, name, like, plan, row))

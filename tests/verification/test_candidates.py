@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -48,6 +49,12 @@ def test_a_file_of_a_package_may_import_its_neighbours() -> None:
 
 def test_a_file_alone_has_its_neighbours_too() -> None:
     assert load("code/alone.py:f")() == 5
+
+
+def test_what_only_this_process_would_import_has_a_path() -> None:
+    sys.path[1:1] = [str(Path("code").resolve())]  # as pytest puts a test's folder there
+    assert name_of(importlib.import_module("alone").f) == "code/alone.py:f"
+    assert name_of(load) == "verification.candidates:load"
 
 
 def test_a_file_of_a_package_is_found_again_by_another_process() -> None:

@@ -231,10 +231,15 @@ def test_arguments_of_refnets_own_are_asked_of_those_that_have_them() -> None:
         ({"profile": "fast"}, "profile must be one of quick, full, got 'fast'"),
         ({"dtypes": ["float32", torch.int8]}, "dtypes must be one of float64, .*, got 'int8'"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"seeds": True}, "seeds must be a number of draws, or which, got True"),
         ({"seeds": []}, r"seeds must be at least one, none below 0, got \[\]"),
         ({"seeds": [1, -1]}, r"none below 0, got \[1, -1\]"),
         ({"time_limit": 0}, "time_limit must be a positive number, got 0"),
         ({"cases": "none"}, "cases='none' is none of the cases of tanh"),
+        (
+            {"cases": "0, inf, NaN", "special_values": False},
+            "no values of it; with special_values=False those of NaN and ∞ are out",
+        ),
         ({"cases": "n=none"}, "cases='n=none' is none of the cases of tanh"),
     ],
 )

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from verification.models.attributes import with_attributes
 from verification.models.findings import FORWARD, Finding, ModelsReport, report
 from verification.models.free import Free
 from verification.models.matching import ROOT, Match, Matching, match_models
+from verification.models.options import with_options
 from verification.models.parties import Crash
 from verification.models.recording import Loss, Party, WrongLoss, random_state_kept
 from verification.models.teacher import Teacher
@@ -49,8 +49,9 @@ def compare_models(
     "free": both train on their own; how far they are apart is measured against the way travelled.
 
     Options that matched layers hold (eps, p, momentum, …) are compared as well, where both are of
-    one class, or of a class and its subclass; one that differs makes the report inconclusive even
-    if no number shows it.
+    one class, or of a class and its subclass, and the optimizers' (lr, betas, …), where their
+    classes have one name; one that differs makes the report inconclusive even if no number shows
+    it.
 
     error ≤ 30 · max(P, eps), P what the reference itself makes of ±1 ulp in its parameters, buffers
     and inputs; both relative to the tensor's largest element.
@@ -119,7 +120,7 @@ def compare_models(
         raise ValueError("compare_models: batches must have at least one")
     name = str(_dtype(theirs.model)).removeprefix("torch.")
     ran = report(subject, name, found, [*matching.unmatched, *running.left_out])
-    return with_attributes(ran, candidate, reference, matching)
+    return with_options(ran, ours, theirs, matching)
 
 
 def _party(

@@ -12,6 +12,7 @@ from verification.report import NULL, Report, Row
 
 FORWARD, BUFFER, LOSS = "forward", "buffer", "loss"
 GRADIENT, OPTIMIZER, PARAMETER = "gradient", "optimizer state", "parameter"
+ATTRIBUTE, OPTION = "attribute", "option"  # of a layer, of an optimizer: no numbers of a run
 NULL_DIRECTION = "null direction"  # whatever else it is
 NAN = math.nan
 
@@ -64,7 +65,8 @@ class FirstDifference:
         layer: the candidate's name of it.
         tensor: "output", "weight", "running_mean", "exp_avg of weight", …
         kind: "forward", "buffer", "loss", "gradient", "optimizer state" or "parameter"; "attribute"
-            for an option of a layer that differs where no number does.
+            for an option of a layer, and "option" for one of the optimizer, that differs where no
+            number does.
         local: the relative error that arises there, from the same input; infinite if a tensor is
             missing or of another form.
         bound: the largest that would pass.
@@ -83,10 +85,12 @@ class FirstDifference:
 
     def __str__(self) -> str:
         """Return a line."""
+        where = f"step {self.step}, layer {self.layer}, {quantity((self.kind, '', self.tensor))}"
+        if self.kind in (ATTRIBUTE, OPTION):
+            return f"{where}: {self.note}"
         note = f"; {self.note}" if self.note else ""
         return (
-            f"step {self.step}, layer {self.layer}, {quantity((self.kind, '', self.tensor))}, "
-            f"local {_number(self.local)} (bound {_number(self.bound)}), "
+            f"{where}, local {_number(self.local)} (bound {_number(self.bound)}), "
             f"inherited {_number(self.inherited)}{note}"
         )
 

@@ -120,6 +120,15 @@ class Party:
             for name, p in self.parameters.items() if p in states
         }  # fmt: skip
 
+    def options(self, parameter: str) -> dict[str, Any]:
+        """Return the options that the optimizer has for a parameter, none where it has not that."""
+        own = self.parameters[parameter]
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        for group in groups:
+            if any(p is own for p in group["params"]):
+                return {name: value for name, value in group.items() if name != "params"}
+        return {}
+
     def state(self) -> State:
         """Return copies of everything."""
         return State(*(_detached(v) for v in (self.parameters, self.buffers, self.optimizer_state)))

@@ -160,17 +160,21 @@ def last_layers(**options: Any) -> Callable[[Any], torch.optim.Optimizer]:
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "tensor"),
+    ("options", "usual", "kind", "tensor"),
     [
-        ({"betas": (0.9, 0.9989)}, "optimizer state", "exp_avg_sq of weight"),
-        ({"weight_decay": 0.011}, "parameter", "weight"),
+        ({"betas": (0.9, 0.9989)}, (0.9, 0.999), "optimizer state", "exp_avg_sq of weight"),
+        ({"weight_decay": 0.011}, 0.01, "parameter", "weight"),
     ],
     ids=["beta2", "weight_decay"],
 )
-def test_an_option_of_one_group(bert: Any, options: Any, kind: str, tensor: str) -> None:
+def test_an_option_of_one_group(
+    bert: Any, options: Any, usual: Any, kind: str, tensor: str
+) -> None:
     report = compare_bert(bert, bert[0], optimizers=(last_layers(**options), adamw))
     assert first(report) == (0, QUERY, kind, tensor)
-    print(report.first_difference)
+    ((option, value),) = options.items()
+    named = f"option {option} is {value}, the reference's {usual}"
+    assert str(report.first_difference).endswith(f"; {named}")
 
 
 # Steps, kinds, modes.
@@ -572,7 +576,7 @@ def test_an_option_too_close_to_be_seen_is_named() -> None:
         ("1", "attribute eps", "inconclusive"), ("5", "attribute eps", "inconclusive"),
     }  # fmt: skip
     assert "1e-05: too small a difference to be seen" in report.failures[0].note
-    assert str(report.first_difference).startswith("step 0, layer 1, attribute eps, local ?")
+    assert str(report.first_difference).startswith("step 0, layer 1, attribute eps: 1.00")
     json.loads(report.to_json())
 
 
@@ -607,6 +611,18 @@ def test_options_of_other_classes_are_not_compared() -> None:
     compare(other).raise_if_failed()
     other[5] = Named(8, eps=1e-5 * (1 + 1e-14))
     assert first(compare(other)) == (0, "5", "attribute", "eps")
+
+
+def test_an_option_of_an_optimizer_that_no_number_shows_is_named() -> None:
+    def clamped(params: Any) -> torch.optim.Optimizer:
+        return torch.optim.Adam(params, eps=1e-8 * (1 + 1e-14), fused=False)
+
+    report = compare(small_net(), optimizers=(clamped, adam))
+    assert first(report) == (0, "0", "option", "eps")
+    assert {(row.quantity, row.verdict) for row in report.failures} == {
+        ("option eps", "inconclusive")
+    }
+    compare(small_net(), optimizers=(torch.optim.Adam, refnet.optim.Adam)).raise_if_failed()
 
 
 # The command line.
