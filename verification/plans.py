@@ -118,7 +118,9 @@ def op_parts(candidate: Any, like: str, plan: Plan) -> list[Part]:
     if not plan.special_values:
         table = replace(table, cases=tuple(c for c in table.cases if not _is_special(c)))
     for case in _asked(table, table.cases, plan):
-        run = partial(_values, _only(table, case), candidate, dtypes, plan)
+        # One case in all of them tells a result that is promoted.
+        kinds = plan.dtypes or (DTYPES if case is table.cases[0] else profile.dtypes)
+        run = partial(_values, _only(table, case), candidate, kinds, plan)
         found.append(_part(like, run, case.name))
     derived = [c for c in _derivable(table) if plan.matches(c.name)] if "float64" in dtypes else []
     if plan.cases is None and len(derived) > profile.quotients:  # spread over the table
@@ -220,6 +222,8 @@ def _derivable(table: OpTable) -> list[Case]:
     found = []
     for case in table.cases:
         input = case.draw(np.random.default_rng(0))["input"]
+        if case.autocast:
+            continue
         if 0 < input.size <= SMALL and 0.3 < input.std() < 3 and not case.hard:
             found.append(replace(case, values={"case": case.name}))
     return found

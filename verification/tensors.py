@@ -28,6 +28,9 @@ def lay_out(name: str, tensor: Any, case: Case, table: OpTable) -> Any:
         return tensor
     if case.layout == "channels-last" and tensor.dim() > 2:
         return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
+    if case.layout == "transposed":
+        backwards = tuple(reversed(range(tensor.dim())))
+        return tensor.permute(backwards).contiguous().permute(backwards)
     if case.layout == "sliced":  # every other place holds something that must not be read
         junk = torch.nan if tensor.is_floating_point() else 100
         return torch.stack([tensor, torch.full_like(tensor, junk)], -1)[..., 0]

@@ -14,6 +14,7 @@ from statistics import median
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from verification.report import ANOTHER, AS_GOOD, BETTER, INCONCLUSIVE, PASSING, WORSE
 
@@ -24,10 +25,13 @@ RESPONSE_64 = 30  # torch's own error stays below 8 responses on inputs with an 
 MARGIN, MARGIN_SMALL, SMALL = 2.5, 8.0, 300  # few elements: the maximum is a noisy statistic
 OWN = 1.25  # refnet's own target, in place of the margins
 NOTHING = 1e-16  # of the terms: what extended precision leaves where they cancel
+ZEROS = "zeros stay 0"
 BESIDE, WELL = 1e-12, 1e-13  # how close to the builtin in float64, and where
 TELLS = 0.2  # an error below it tells a function from zeros, from twice it, from its negative
+FAR = 10  # bounds, that no draw may exceed; the largest of half a million right ones had 0
 CLEARLY = 1.25  # a ratio of errors that is more than noise
 DEVIATIONS = 4  # of a sum's rounding; 2 exp(−4²/2) = 7e-4 is the chance of more
+KINDS = {torch.finfo(d).eps: d for d in (torch.float32, torch.bfloat16, torch.float16)}
 UNIT_32 = 2.0**-24  # the largest relative error of one addition in float32
 
 Array = npt.NDArray[np.longdouble]
@@ -144,9 +148,9 @@ def same_precision(samples: list[Sample], eps: float, terms: int = 0) -> Judgeme
     """Question 2, in the tested dtype: is it as accurate as the builtin?
 
     error ≤ m · max(the builtin's error, P) + ½ · eps · rms(y), in the maximum norm and as root mean
-    square, median over the seeds; P the oracle's response to ±1 ulp of the dtype. Where P is so
-    large that this would let everything pass, 1.25 times the builtin's error decides if that says
-    enough, and nothing is concluded otherwise.
+    square, the seed in the middle, and none beyond 10 times that; P the oracle's response to ±1 ulp
+    of the dtype. Where P is so large that this would let everything pass, 1.25 times the builtin's
+    error decides if that says enough, and nothing is concluded otherwise.
 
     Where a right computation may add `terms` numbers one by one in float32, which the builtin does
     in blocks, 4 √terms · u · |y| more is allowed, u = 2⁻²⁴ and y the value that is off the most, so
@@ -215,20 +219,37 @@ def _size_at(sample: Sample, norm: str) -> float:
 
 def _held(sample: Sample, eps: float, norm: str) -> float:
     """Return the error of the oracle's own values in the dtype: all of it, where it underflows."""
-    kind = np.float16 if eps == np.finfo(np.float16).eps else np.float32
-    return distance(sample.oracle.astype(kind), sample.oracle, norm) / _scale(sample)
+    values = torch.from_numpy(sample.oracle.astype(np.float64)).to(KINDS[eps])
+    return distance(values.double().numpy(), sample.oracle, norm) / _scale(sample)
 
 
-def in_the_middle(errors: Sequence[float], bounds: Sequence[float]) -> tuple[int, str]:
+def in_the_middle(
+    errors: Sequence[float], bounds: Sequence[float], responses: Sequence[float] = ()
+) -> tuple[int, str]:
     """Return which seed is in the middle by its share of the bound, and what the worst one has.
+
+    An accuracy is that of the one in the middle, since the builtin's own error may be small by
+    chance. But one that is beyond any chance decides: code may be wrong now and then.
+
+    Args:
+        errors: of each seed.
+        bounds: likewise.
+        responses: of the oracle, which tell what chance makes, where the bounds don't know of them.
 
     Example:
         >>> in_the_middle([1.0, 9.0, 2.0], [4.0, 4.0, 4.0])
         (2, 'seed 1 has 2.2 bounds')
+        >>> in_the_middle([1.0, 900.0, 2.0], [4.0, 4.0, 4.0])
+        (1, '')
     """
     used = [error / bound for error, bound in zip(errors, bounds, strict=True)]
     order = sorted(range(len(used)), key=used.__getitem__)
     middle, last = order[(len(order) - 1) // 2], order[-1]
+    for i, (error, *known) in enumerate(zip(errors, bounds, responses or bounds, strict=True)):
+        if (
+            error > FAR * max(known) and max(known) < 1
+        ):  # noise as large as the values tells nothing
+            return i, ""
     over = used[middle] <= 1 < used[last]
     return middle, f"seed {last} has {used[last]:.2g} bounds" if over else ""
 
@@ -247,8 +268,8 @@ def own_target(samples: list[Sample], eps: float) -> Judgement:
         errors.append(distance(s.candidate, s.oracle) / scale)
         builtins.append(builtin)
         bounds.append(max(OWN * builtin, eps) if math.isfinite(builtin) else eps)
-        floors.append(max((distance(r, s.oracle) for r in s.responses), default=math.nan) / scale)
-    middle, note = in_the_middle(errors, bounds)
+        floors.append(max((distance(r, s.oracle) for r in s.responses), default=0.0) / scale)
+    middle, note = in_the_middle(errors, bounds, floors)
     error, builtin, bound = errors[middle], builtins[middle], bounds[middle]
     rule = "eps" if bound == eps else f"{OWN}·builtin"
     verdict = verdict_of(error <= bound, error, builtin, WORSE)
@@ -306,6 +327,34 @@ def same_bits(samples: list[Sample]) -> Judgement:
     gap = max(gaps)
     verdict = AS_GOOD if gap == 0 else ANOTHER
     return Judgement(gap, 0.0, 0.0, "bitwise", verdict, seed=gaps.index(gap))
+
+
+def same_zeros(samples: list[Sample], tiny: float) -> Judgement | None:
+    """Where it and the builtin are 0, exactly: e^−∞, and what is made of it.
+
+    Whatever it is multiplied by, a factor of a loss among them, an almost 0 becomes seen.
+
+    Args:
+        samples: of one quantity.
+        tiny: the dtype's smallest normal number; what is below it may be flushed.
+
+    Returns:
+        The worst; None where nothing is 0.
+    """
+    gaps = list[float]()
+    any_zeros = False
+    for s in samples:
+        zeros = s.oracle == 0
+        for other in (*s.responses, *([] if s.builtin is None else [s.builtin])):
+            zeros &= np.asarray(other) == 0
+        any_zeros |= bool(zeros.any())
+        same = s.candidate.shape == s.oracle.shape
+        gaps.append(size_of(s.candidate[zeros].astype(np.longdouble)) if same else math.inf)
+    if not any_zeros:
+        return None
+    gap = max(gaps)
+    verdict = AS_GOOD if gap <= tiny else ANOTHER
+    return Judgement(gap, 0.0, tiny, ZEROS, verdict, seed=gaps.index(gap))
 
 
 def verdict_of(holds: bool, error: float, builtin: float, otherwise: str) -> str:

@@ -83,9 +83,8 @@ def _key64(x: Any) -> Any:
 
 @inlined(ELEMENTS)
 def _exp32(x: Any) -> Any:
-    """e^x = 2^k e^r, r = x − k ln 2, |r| ≤ ln 2 / 2, e^r by a polynomial."""
+    """e^x = 2^k e^r, r = x − k ln 2, |r| ≤ ln 2 / 2, e^r by a polynomial. 0 where it underflows."""
     f = np.float32
-    x = f(-104) if x < f(-104) else x  # which gives 0 as well
     shifted = x * f(1.4426950408889634) + f(12582912)  # 1.5 · 2^23: the last bits are those of k
     k = shifted - f(12582912)
     r = (x - k * f(0.693145751953125)) - k * f(1.428606765330187e-06)  # ln 2 in two parts
@@ -98,14 +97,14 @@ def _exp32(x: Any) -> Any:
     p = p * (r * r) + r + f(1)
     # 2^{k + 24} from its bits, which is a normal number where 2^k may be none
     power = np.uint32(np.float32(shifted).view(np.uint32) + np.uint32(24 + 127)) << np.uint32(23)
-    return p * np.uint32(power).view(np.float32) * f(2.0**-24)
+    value = p * np.uint32(power).view(np.float32) * f(2.0**-24)
+    return f(0) if x < f(-104) else value  # itself: a caller's loop may multiply in another order
 
 
 @inlined(ELEMENTS)
 def _exp64(x: Any) -> Any:
     """The same with more terms."""
     f = np.float64
-    x = f(-746) if x < f(-746) else x
     shifted = x * f(1.4426950408889634) + f(6755399441055744)  # 1.5 · 2^52
     k = shifted - f(6755399441055744)
     r = (x - k * f(0.69314718055966295651)) - k * f(2.8235290563031577122e-13)
@@ -122,4 +121,5 @@ def _exp64(x: Any) -> Any:
     p = p * r + f(0.5)
     p = p * (r * r) + r + f(1)
     power = np.uint64(np.float64(shifted).view(np.uint64) + np.uint64(53 + 1023)) << np.uint64(52)
-    return p * np.uint64(power).view(np.float64) * f(2.0**-53)
+    value = p * np.uint64(power).view(np.float64) * f(2.0**-53)
+    return f(0) if x < f(-746) else value

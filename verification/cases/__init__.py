@@ -8,7 +8,7 @@ draw has a random cotangent: summing an output instead hides a backward that ret
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -20,9 +20,16 @@ Arrays = dict[str, Any]  # name -> array, or None for an absent optional tensor
 Draw = Callable[[np.random.Generator], Arrays]
 
 
-# The last three are written as they lie in memory; an expanded tensor repeats itself.
-LAYOUTS = ("contiguous", "channels-last", "sliced", "expanded")
+# All but the first are written as they lie in memory; an expanded tensor repeats itself.
+LAYOUTS = ("contiguous", "channels-last", "sliced", "expanded", "transposed")
+NO_LAYOUTS = (
+    ("below three dimensions there is one layout", {
+        "dims": ["1", "2"], "layout": ["channels-last"]}),
+    ("one dimension has one order", {"dims": ["1"], "layout": ["transposed"]}),
+)  # fmt: skip
 DTYPES = ("float64", "float32", "bfloat16", "float16")
+# More than a vector of them, and no whole number of vectors: loops end in a tail.
+TAILS = (67, 257, 1025, 4099)
 MANY = 1000  # classes, whose sum one by one is rounded worse than the builtin's in blocks
 
 
@@ -41,6 +48,7 @@ class Case:
             target alone can be asked for.
         terms: how many numbers a right op may add one by one in float32, where they are many; see
             `tolerance.same_precision`. Refnet's own target makes no allowance.
+        autocast: whether the call is made under `torch.autocast`, to bfloat16.
         values: by which values of the op's options the case counts for the coverage of pairs; of a
             case that `OpTable.make` made of more parameters, all of them.
     """
@@ -53,6 +61,7 @@ class Case:
     wide: bool = False
     hard: bool = False
     terms: int = 0
+    autocast: bool = False
     values: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -70,6 +79,7 @@ class OpTable:
         buffers: names of the tensors that are moved in place.
         parameters: names of the tensors that may be wider than the input.
         bitwise: whether the candidate's result must have every bit of the builtin's.
+        zeros: quantities that have to be 0 wherever the oracle and the builtin are.
         every_size: quantities whose small values have to be right beside large ones; none that are
             what a sum leaves over.
         rounded: the oracle's argument for the relative error of a number that whoever computes in
@@ -91,6 +101,7 @@ class OpTable:
     buffers: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
     bitwise: bool = False
+    zeros: tuple[str, ...] = ()
     every_size: tuple[str, ...] = ()
     rounded: str = ""
     expanded: int = 0
@@ -196,4 +207,12 @@ def op_tables() -> dict[str, OpTable]:
     modules = (
         batch_norm, batch_norm_module, dropout, softmax, cross_entropy, linear, activations,
     )  # fmt: skip
-    return {table.name: table for module in modules for table in module.TABLES}
+    return {table.name: _with_autocast(table) for module in modules for table in module.TABLES}
+
+
+def _with_autocast(table: OpTable) -> OpTable:
+    """Add the first case once more under autocast, where each op has a dtype of its own."""
+    first = table.cases[0]
+    case = replace(first, name=f"{first.name}, autocast", dtypes=("float32",), autocast=True,
+                   values={})  # fmt: skip
+    return replace(table, cases=(*table.cases, case))

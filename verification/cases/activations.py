@@ -12,6 +12,8 @@ from refnet import functional
 from verification.cases import (
     DTYPES,
     LAYOUTS,
+    NO_LAYOUTS,
+    TAILS,
     Arrays,
     Case,
     OpTable,
@@ -61,6 +63,7 @@ def _cases(name: str = "", **options: Any) -> tuple[Case, ...]:
         _case(f"near 1e-5{name}", 20, 20, scale=3e-5, **options),  # tanh is no longer z
         _case(f"about -40{name}", 20, 20, offset=-40.0, **options),
         _case(f"0, inf, NaN{name}", 20, special=True, **options),
+        *(_case(f"{count} elements{name}", count, **options) for count in TAILS),
     )
 
 
@@ -71,8 +74,7 @@ def _options(**values: tuple[str, ...]) -> Options:
     return Options(
         {"dims": tuple(SHAPES), "layout": LAYOUTS, "dtype": DTYPES, **values},
         (
-            ("below three dimensions there is one layout", {
-                "dims": ["1", "2"], "layout": ["channels-last"]}),
+            *NO_LAYOUTS,
             ("memory that repeats itself cannot be written over", {
                 "layout": ["expanded"], "inplace": ["True"]}),
             ("torch refuses its gradient", {

@@ -11,6 +11,7 @@ from torch.nn import functional as builtin
 from refnet import functional
 from verification.cases import (
     LAYOUTS,
+    NO_LAYOUTS,
     OFFSETS,
     SCALES,
     Arrays,
@@ -108,8 +109,7 @@ SPACE = space(
         },
         (
             ("nothing to evaluate by", {"training": ["False"], "statistics": ["False"]}),
-            ("below three dimensions there is one layout", {
-                "dims": ["2"], "layout": ["channels-last"]}),
+            *NO_LAYOUTS,
             ("one value per channel", {"training": ["True"], "n": ["1"], "dims": ["2"]}),
             ("one value per channel", {"training": ["True"], "n": ["1"], "side": ["1"]}),
         ),
@@ -150,6 +150,7 @@ TABLES = (
             _case("N=2", 2, 5),
             _case("N=3", 3, 5, momentum=0.7),
             _case("N=4096", 4096, 3),
+            _case("N=257, 67 channels", 257, 67),
             _case("N=3000, 24 channels", 3000, 24),
             _case("(N, C, L)", 6, 4, 5),
             _case("(N, C, H, W)", 4, 3, 6, 5),
@@ -206,6 +207,9 @@ TABLES = (
             _case("1025 channels, images", 2, 1025, 1, 2),
             _case("1025 channels, NHWC", 2, 1025, 1, 2, layout="channels-last"),
             _case("1025 channels, eval", 3, 1025, training=False),
+            _case("transposed", 16, 5, layout="transposed"),
+            _case("transposed, images", 4, 3, 6, 5, layout="transposed"),
+            _case("transposed, eval", 16, 5, layout="transposed", training=False),
             _case("no examples", 0, 5),
             _case("no examples, eval", 0, 5, training=False),
             *HARD,

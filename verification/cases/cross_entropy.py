@@ -14,6 +14,7 @@ from verification.cases import (
     DTYPES,
     LAYOUTS,
     MANY,
+    NO_LAYOUTS,
     OFFSETS,
     Arrays,
     Case,
@@ -41,6 +42,7 @@ def _case(
     scale: float = 1.0,
     offset: float = 0.0,
     forbidden: bool = False,
+    up: float = 1.0,
     name: str = "",
     layout: str = "contiguous",
     values: Values = MappingProxyType({}),
@@ -59,7 +61,7 @@ def _case(
             "input": input,
             "target": labels,
             "weight": {**weights, "weight with a zero": with_zero}[weight],
-            "cotangent": normal(rng, *(rows if reduction == "none" else ())),
+            "cotangent": normal(rng, *(rows if reduction == "none" else ()), scale=up),
         }
 
     smoothed = f"smoothing {label_smoothing:g}" if label_smoothing else ""
@@ -73,7 +75,7 @@ def _case(
         draw,
         options,
         layout=layout,
-        dtypes=holding(scale, offset, largest=offset + 3 * scale),
+        dtypes=holding(max(scale, up), offset, largest=offset + 3 * scale),
         terms=classes if classes >= MANY else 0,
         values=values,
     )
@@ -114,6 +116,8 @@ SPECIAL = [
     _case(2, 4, 3, 2, weight="weight", reduction="none"),
     _case(2, 4, 3, 2, target="probabilities", weight="weight", label_smoothing=0.1),
     _case(12, 5, label_smoothing=1.0),
+    _case(9, 67, weight="weight"),
+    _case(257, 3, reduction="none"),
     _case(8, 1000, weight="weight"),
     _case(3, 4097, weight="weight", label_smoothing=0.1),
     _case(3, 4097, reduction="none"),
@@ -135,6 +139,8 @@ SPECIAL = [
     _case(12, 5, layout="sliced", name="in slices", reduction="none"),
     _case(12, 5, forbidden=True, name="scores of -inf"),
     _case(12, 5, forbidden=True, name="scores of -inf", weight="weight", reduction="sum"),
+    _case(12, 5, forbidden=True, up=1e30, name="scores of -inf, cotangent 1e30"),
+    _case(12, 5, layout="transposed", name="transposed", weight="weight"),
     _case(3, 4, 5, weight="weight", label_smoothing=0.1, reduction="sum"),
     _case(3, 4, 5, target="probabilities", weight="weight", reduction="none"),
     _case(2, 4, 3, 2, weight="weight", reduction="sum", ignore="ignored rows"),
@@ -159,8 +165,7 @@ OPTIONS = Options(
             "ignore_index": ["rows of -100", "ignored rows", "all rows ignored"]}),
         ("the one row is all rows", {
             "dims": ["1"], "ignore_index": ["rows of -100", "ignored rows"]}),
-        ("below three dimensions there is one layout", {
-            "dims": ["1", "2"], "layout": ["channels-last"]}),
+        *NO_LAYOUTS,
     ),
 )  # fmt: skip
 SHAPES = {"1": (5,), "2": (7, 4), "3": (4, 3, 2), "4": (2, 3, 2, 2), "5": (2, 3, 1, 2, 2)}
@@ -197,6 +202,7 @@ TABLES = (
         builtin=builtin.cross_entropy,
         oracle=oracle,
         differentiable=("input", "target"),
+        zeros=("grad input",),
         cases=tuple(INDICES + PROBABILITIES + SPECIAL + LARGE)
         + tuple(map(_pair, combinations(OPTIONS))),
         options=OPTIONS,

@@ -16,7 +16,9 @@ from refnet import functional
 from verification.cases import (
     DTYPES,
     LAYOUTS,
+    NO_LAYOUTS,
     SCALES,
+    TAILS,
     Arrays,
     Case,
     OpTable,
@@ -116,8 +118,7 @@ def _options(dims: tuple[str, ...]) -> Options:
             "dtype": DTYPES,
         },
         (
-            ("below three dimensions there is one layout", {
-                "dims": ["1", "2"], "layout": ["channels-last"]}),
+            *NO_LAYOUTS,
             ("memory that repeats itself cannot be written over", {
                 "layout": ["expanded"], "inplace": ["True"]}),
         ),
@@ -173,6 +174,7 @@ TABLES = (
         _case("p=0.9", 40, 30, p=0.9),
         _case("p=0", 40, 30, p=0.0),
         _case("p=1", 40, 30, p=1.0),
+        *(_case(f"{count} elements", count, p=0.4) for count in TAILS),
         _case("images, p=0.3", 4, 3, 6, 5, p=0.3),
         _case("inf and NaN, p=0.5", 64, p=0.5, special=(np.inf, -np.inf, np.nan) * 4),
         _case("inf and NaN, p=1", 64, p=1.0, special=(np.inf, -np.inf, np.nan) * 4),

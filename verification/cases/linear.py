@@ -11,6 +11,7 @@ from refnet import functional
 from verification.cases import (
     DTYPES,
     LAYOUTS,
+    NO_LAYOUTS,
     OFFSETS,
     SCALES,
     Arrays,
@@ -52,8 +53,7 @@ OPTIONS = Options(
         "dtype": DTYPES,
     },
     (
-        ("below three dimensions there is one layout", {
-            "dims": ["1", "2"], "layout": ["channels-last"]}),
+        *NO_LAYOUTS,
         ("of one example there is one layout", {"dims": ["1"], "layout": ["expanded"]}),
         ("torch fails", {"dims": ["2"], "weight": ["vector"], "bias": ["True"]}),
     ),

@@ -14,6 +14,7 @@ from verification.cases import (
     DTYPES,
     LAYOUTS,
     MANY,
+    NO_LAYOUTS,
     OFFSETS,
     Arrays,
     Case,
@@ -30,19 +31,19 @@ from verification.oracles import softmax as oracles
 
 
 def _case(name: str, *shape: int, dim: int, scale: float = 1.0, offset: float = 0.0,
-          change: Callable[[np.ndarray], None] | None = None, rare: bool = False
-          ) -> Case:  # fmt: skip
+          change: Callable[[np.ndarray], None] | None = None, rare: bool = False,
+          up: float = 1.0) -> Case:  # fmt: skip
     def draw(rng: np.random.Generator) -> Arrays:
         input = normal(rng, *shape, scale=scale, offset=offset)
         if change is not None:
             change(input)
-        cotangent = normal(rng, *shape)
+        cotangent = normal(rng, *shape, scale=up)
         if rare:  # the gradient is made of probabilities that the output's largest hide
             input[:, 0] -= 80
             cotangent[:, 0] *= 1e35
         return {"input": input, "cotangent": cotangent}
 
-    dtypes = DTYPES[:2] if rare else holding(scale, offset, largest=offset + 3 * scale)
+    dtypes = DTYPES[:2] if rare or up != 1 else holding(scale, offset, largest=offset + 3 * scale)
     terms = shape[dim] if shape[dim] >= MANY else 0
     return Case(name, draw, {"dim": dim}, dtypes=dtypes, terms=terms)
 
@@ -67,6 +68,9 @@ CASES: tuple[Case, ...] = (
     _case("easy", 32, 10, dim=1),
     _case("two classes", 32, 2, dim=1),
     _case("one class", 8, 1, dim=1),
+    _case("67 classes", 9, 67, dim=1),
+    _case("257 rows", 257, 3, dim=1),
+    _case("67 columns, dim=0", 5, 67, dim=0),
     _case("1000 classes", 8, 1000, dim=1),
     _case("4097 classes", 3, 4097, dim=1),
     _case("4097 classes, dim=0", 4097, 2, dim=0),
@@ -87,6 +91,7 @@ CASES: tuple[Case, ...] = (
     _case("scores near 1e-6", 32, 10, dim=1, scale=1e-6),
     _case("scores to 90", 32, 10, dim=1, scale=30.0),
     _case("scores of -inf", 16, 5, dim=1, change=_forbid_some),
+    _case("scores of -inf, cotangent 1e30", 16, 5, dim=1, change=_forbid_some, up=1e30),
     _case("rows of -inf, of inf, of NaN", 16, 5, dim=-2, change=_no_numbers),
 )
 
@@ -101,8 +106,7 @@ OPTIONS = Options(
     (
         ("a float64 input would be rounded", {
             "dtype argument": ["float32"], "dtype": ["float64"]}),
-        ("below three dimensions there is one layout", {
-            "dims": ["1", "2"], "layout": ["channels-last"]}),
+        *NO_LAYOUTS,
     ),
 )  # fmt: skip
 SHAPES = {"1": (7,), "2": (4, 3), "3": (2, 4, 3), "4": (2, 3, 2, 2), "5": (2, 3, 1, 2, 2)}
@@ -142,6 +146,7 @@ def _table(name: str) -> OpTable:
         oracle=oracle,
         differentiable=("input",),
         cases=CASES,
+        zeros=("output", "grad input") if name == "softmax" else (),
         every_size=("output",) if name == "softmax" else (),  # a logarithm is 0 but for rounding
         options=OPTIONS,
         space=space(OPTIONS, scale=("1", "1e-6", "30", "3e3"), **OFFSETS),

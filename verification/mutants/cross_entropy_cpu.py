@@ -58,7 +58,8 @@ ROWS = [
         # the exponential and the maximum
         ("exp: half of ln 2's digits", _MATH, "r = (x - k * f(0.693145751953125)) - k * f(1.428606765330187e-06)", "r = x - k * f(0.693145751953125)"),
         ("exp: three terms too few", _MATH, "    p = p * r + f(8.33336077630519867e-03)\n", "    p = f(0)\n"),
-        ("exp: not held to its range", _MATH, "    x = f(-104) if x < f(-104) else x  #", "    x = x  #"),
+        ("exp: held to where it is almost 0", _MATH, "    f = np.float32\n    shifted", "    f = np.float32\n    x = f(-104) if x < f(-104) else x\n    shifted"),
+        ("exp: not held to its range", _MATH, "    return f(0) if x < f(-104) else value", "    return value"),
         ("largest: the last left out", _MATH, "    for i in range(start + 1, start + count):\n        other", "    for i in range(start + 1, start + count - 1):\n        other"),
         ("largest: negative numbers in reverse", _MATH, "np.int32(bits ^ np.int32(np.int32(bits >> 31) & np.int32(0x7FFFFFFF)))", "np.int32(bits)"),
         # what calls them

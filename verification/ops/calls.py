@@ -104,7 +104,9 @@ def run(
     arguments = {name: copy for name, copy in copies.items() if name != "cotangent"}
     if inplace:  # a leaf may not be written over
         arguments["input"] = lay_out("input", copies["input"] * 1, case, table)
-    with torch.set_grad_enabled(grad):  # puts back what the function leaves
+    device = next(t.device.type for t in copies.values() if t is not None)
+    autocast = torch.autocast(device, torch.bfloat16, enabled=case.autocast)
+    with autocast, torch.set_grad_enabled(grad):  # which puts back what the function leaves
         output = function(**arguments, **options)
         if torch.is_grad_enabled() != grad:
             raise RuntimeError(f"global state: gradient mode: {grad} became {not grad}")

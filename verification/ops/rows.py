@@ -29,6 +29,7 @@ from verification.tolerance import (
     same_algorithm,
     same_bits,
     same_precision,
+    same_zeros,
     well_conditioned,
 )
 
@@ -209,6 +210,9 @@ def _judge(
             yield beside_builtin(samples)
     else:
         yield own_target(samples, eps) if own else same_precision(samples, eps, terms)
+    if quantity in table.zeros:
+        zeros = same_zeros(samples, torch.finfo(dtype).tiny)
+        yield from () if zeros is None else (zeros,)
     if quantity in table.every_size:
         small = small_values(samples, eps, torch.finfo(dtype).tiny)
         yield from () if small is None else (small,)

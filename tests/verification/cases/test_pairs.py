@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from verification.cases import Case, OpTable, op_tables
+from verification.cases import LAYOUTS, Case, OpTable, op_tables
 from verification.cases.pairs import Options, combinations, coverage
 
 TABLES = {name: table for name, table in op_tables().items() if table.options is not None}
@@ -57,7 +57,7 @@ def test_every_pair_is_there(name: str) -> None:
 def test_layouts_and_dtypes_are_options_everywhere(name: str) -> None:
     options = TABLES[name].options
     assert options is not None
-    assert set(options.values["layout"]) == {"contiguous", "channels-last", "sliced", "expanded"}
+    assert set(options.values["layout"]) == set(LAYOUTS)
     assert set(options.values["dtype"]) == {"float64", "float32", "bfloat16", "float16"}
 
 
