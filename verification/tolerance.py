@@ -61,7 +61,8 @@ class Sample:
     `responses` are the oracle's values for inputs that are changed by random ±1 ulp of the tested
     dtype. `builtin` is None where there is none. `scale` is the yardstick of the errors, if the
     oracle's own size misleads. `independent` is the number of values that don't follow from each
-    other, all of them unless told: the steps of a trajectory do.
+    other, all of them unless told: the steps of a trajectory do. `shut` tells where the input is
+    −∞, if that matters.
     """
 
     candidate: npt.NDArray[np.floating]
@@ -70,6 +71,7 @@ class Sample:
     responses: list[Array]
     scale: float | None = None
     independent: int | None = None
+    shut: npt.NDArray[np.bool_] | None = None
 
 
 def distance(values: npt.ArrayLike, oracle: Array, norm: str = "max") -> float:
@@ -239,7 +241,7 @@ def in_the_middle(
     Example:
         >>> in_the_middle([1.0, 9.0, 2.0], [4.0, 4.0, 4.0])
         (2, 'seed 1 has 2.2 bounds')
-        >>> in_the_middle([1.0, 900.0, 2.0], [4.0, 4.0, 4.0])
+        >>> in_the_middle([0.1, 90.0, 0.2], [0.4, 0.4, 0.4])
         (1, '')
     """
     used = [error / bound for error, bound in zip(errors, bounds, strict=True)]
@@ -330,28 +332,25 @@ def same_bits(samples: list[Sample]) -> Judgement:
 
 
 def same_zeros(samples: list[Sample], tiny: float) -> Judgement | None:
-    """Where it and the builtin are 0, exactly: e^−∞, and what is made of it.
+    """Where the input is −∞, what the oracle makes 0 of it: e^−∞ is nothing else.
 
-    Whatever it is multiplied by, a factor of a loss among them, an almost 0 becomes seen.
+    Whatever it is multiplied by, the scale of a loss among them, an almost 0 becomes seen.
 
     Args:
         samples: of one quantity.
         tiny: the dtype's smallest normal number; what is below it may be flushed.
 
     Returns:
-        The worst; None where nothing is 0.
+        The worst; None where there is no such place.
     """
-    gaps = list[float]()
-    any_zeros = False
-    for s in samples:
-        zeros = s.oracle == 0
-        for other in (*s.responses, *([] if s.builtin is None else [s.builtin])):
-            zeros &= np.asarray(other) == 0
-        any_zeros |= bool(zeros.any())
-        same = s.candidate.shape == s.oracle.shape
-        gaps.append(size_of(s.candidate[zeros].astype(np.longdouble)) if same else math.inf)
-    if not any_zeros:
+    places = [(s.oracle == 0) & s.shut for s in samples if s.shut is not None]
+    if not any(place.any() for place in places):
         return None
+    gaps = [
+        size_of(s.candidate[place].astype(np.longdouble))
+        if s.candidate.shape == s.oracle.shape else math.inf
+        for s, place in zip(samples, places, strict=True)
+    ]  # fmt: skip
     gap = max(gaps)
     verdict = AS_GOOD if gap <= tiny else ANOTHER
     return Judgement(gap, 0.0, tiny, ZEROS, verdict, seed=gaps.index(gap))

@@ -243,7 +243,7 @@ def test_the_real_command_prints_the_rows_of_an_op(here: Path) -> None:
     rows = [line for line in lines if line.startswith("relu: ")]
     assert "our error" in lines[0]
     assert any("bitwise" in row and "tightest of" in row for row in rows)
-    assert any("79 pairs" in row for row in rows)
+    assert any("89 pairs" in row for row in rows)
     assert lines[-2].startswith(f"{len(written())} rows: ")
     assert lines[-1] == "JSON: results/verification.json"
 

@@ -22,11 +22,10 @@ Draw = Callable[[np.random.Generator], Arrays]
 
 # All but the first are written as they lie in memory; an expanded tensor repeats itself.
 LAYOUTS = ("contiguous", "channels-last", "sliced", "expanded", "transposed")
-NO_LAYOUTS = (
-    ("below three dimensions there is one layout", {
-        "dims": ["1", "2"], "layout": ["channels-last"]}),
-    ("one dimension has one order", {"dims": ["1"], "layout": ["transposed"]}),
-)  # fmt: skip
+NO_LAYOUTS = tuple(
+    ("few dimensions have few layouts", {"dims": dims, "layout": [layout]})
+    for layout, dims in (("channels-last", ["1", "2"]), ("transposed", ["1"]))
+)
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 # More than a vector of them, and no whole number of vectors: loops end in a tail.
 TAILS = (67, 257, 1025, 4099)
@@ -79,7 +78,7 @@ class OpTable:
         buffers: names of the tensors that are moved in place.
         parameters: names of the tensors that may be wider than the input.
         bitwise: whether the candidate's result must have every bit of the builtin's.
-        zeros: quantities that have to be 0 wherever the oracle and the builtin are.
+        zeros: quantities of the input's shape that may have to be 0 where the input is −∞.
         every_size: quantities whose small values have to be right beside large ones; none that are
             what a sum leaves over.
         rounded: the oracle's argument for the relative error of a number that whoever computes in

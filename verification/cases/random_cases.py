@@ -43,7 +43,7 @@ def random_case(table: Table, seed: int) -> AnyCase:
     Example:
         >>> from verification.cases import op_tables
         >>> random_case(op_tables()["tanh"], 3).name
-        'dims=4 layout=expanded n=40 channels=2 side=3 scale=3e3 offset=-40'
+        'dims=4 layout=transposed n=40 channels=2 side=3 scale=3e3 offset=-40'
     """
     rng = np.random.default_rng([seed, zlib.crc32(table.name.encode())])
     space = space_of(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,9 +105,10 @@ def run(
     arguments = {name: copy for name, copy in copies.items() if name != "cotangent"}
     if inplace:  # a leaf may not be written over
         arguments["input"] = lay_out("input", copies["input"] * 1, case, table)
-    device = next(t.device.type for t in copies.values() if t is not None)
-    autocast = torch.autocast(device, torch.bfloat16, enabled=case.autocast)
-    with autocast, torch.set_grad_enabled(grad):  # which puts back what the function leaves
+    with (
+        _autocast(case, tensors),
+        torch.set_grad_enabled(grad),
+    ):  # put back
         output = function(**arguments, **options)
         if torch.is_grad_enabled() != grad:
             raise RuntimeError(f"global state: gradient mode: {grad} became {not grad}")
@@ -137,6 +139,11 @@ def run(
         for name, value in values.items():
             _require_like(name, value, like)
     return Outcome(values, shared)
+
+
+def _autocast(case: Case, tensors: Arrays) -> AbstractContextManager[object]:
+    device = next(t.device.type for t in tensors.values() if t is not None)
+    return torch.autocast(device, torch.bfloat16) if case.autocast else nullcontext()
 
 
 def _require_like(name: str, value: Any, like: Outcome) -> None:

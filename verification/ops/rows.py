@@ -258,6 +258,7 @@ def _samples(
             oracle=value,
             responses=[response.values[quantity] for response in responses],
             scale=expected.scales.get(quantity),
+            shut=np.isneginf(arrays["input"]) if quantity in table.zeros else None,
         )
         for quantity, value in _wanted(expected, table).items()
     }

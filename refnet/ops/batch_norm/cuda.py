@@ -38,10 +38,10 @@ def tile_of(
     CHANNELS: tl.constexpr, VALUES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """The channels of this program, where the values of a tile are, and which exist."""
-    c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    j = tile * VALUES + tl.arange(0, VALUES)
+    c, j = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.arange(0, VALUES)
     if WIDE:
-        j = j.to(tl.int64)
+        c, j = c.to(tl.int64), j.to(tl.int64)
+    j += tile * tl.full([1], VALUES, j.dtype)  # as wide as j
     place = (j // length) * channels * length + j % length
     at = place[None, :] + (c * length)[:, None]
     return c, at, (c < channels)[:, None] & (j < m)[None, :]

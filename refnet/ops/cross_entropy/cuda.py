@@ -98,7 +98,7 @@ def forward_kernel(
     if EACH:
         tl.store(losses + row, loss.to(tl.float32).to(losses.dtype.element_ty), mask=there)
     elif tl.num_programs(0) == 1:
-        finish(tl.sum(loss, 0), tl.sum(w_own, 0), losses, kept_of + 2 * rows, MEAN)
+        finish(tl.sum(loss, 0), tl.sum(w_own, 0), losses, kept_of + rows + rows, MEAN)
     else:
         tl.store(parts + tl.program_id(0), tl.sum(loss, 0))
         tl.store(parts + tl.num_programs(0) + tl.program_id(0), tl.sum(w_own, 0))
@@ -129,7 +129,7 @@ def backward_kernel(
     if EACH:
         up = tl.load(g + row, mask=kept, other=0.0).to(tl.float64)
     else:
-        up = tl.load(g).to(tl.float64) / tl.load(kept_of + 2 * rows).to(tl.float64)
+        up = tl.load(g).to(tl.float64) / tl.load(kept_of + rows + rows).to(tl.float64)
         up = tl.where(kept, up, 0.0)
     q_own = s_own * w_own
     q_all = q_own

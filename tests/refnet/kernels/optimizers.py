@@ -20,14 +20,14 @@ from verification.ops.contract import MISSING
 from verification.optimizers.rows import optimizer_rows
 
 NAMES = ("SGD", "Momentum", "RMSprop", "Adam", "AdamW")
-CASES = 6  # of a table, as different as they come
+CASES = 4  # of a table, as different as they come
 
 
 def rows_of(table: OptimizerTable, cases: Any) -> list[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = dataclasses.replace(table, cases=tuple(cases))
-        lists = optimizer_rows(table, dtypes=(torch.float32,), seeds=1, steps=12, own=True)
+        lists = optimizer_rows(table, dtypes=(torch.float32,), seeds=3, steps=12, own=True)
         return [row for rows in lists for row in rows if row.quantity != MISSING]
 
 
@@ -111,30 +111,30 @@ def test_parameters_that_are_not_as_far() -> None:
 
 
 BUGS = [
-    ("SGD", "new_v = rest * g + beta", "new_v = g + beta"),
-    ("SGD", "if not FIRST:", "if True:"),
-    ("SGD", "g + beta * new_v if NESTEROV else new_v", "new_v"),
-    ("SGD", "w - lr * g", "w + lr * g"),
-    ("SGD", "g += decay * w", "g += decay"),
-    ("SGD", "g = -dw if MAXIMIZE else dw", "g = dw"),
-    ("Momentum", "w - rate * new_v", "w - new_v"),
-    ("Momentum", "lr / (1 - momentum**t) if bias_correction else lr", "lr"),
-    ("RMSprop", "sqrt(s + eps) if INSIDE else sqrt(s) + eps", "sqrt(s) + eps"),
-    ("RMSprop", "s -= g * g", "s -= g"),
-    ("RMSprop", "v = mu * tl.load(vs, mask=here).to(tl.float64) +", "v ="),
-    ("RMSprop", "average(tl.load(ss, mask=here), d * d, rest)", "average(tl.load(ss, mask=here), d, rest)"),
-    ("Adam", "v += rest1 * (g - v)", "v = rest1 * g"),
-    ("Adam", "correction = math.sqrt(1 - beta2**t)", "correction = 1.0"),
-    ("Adam", "lr / (1 - beta1**t) * correction", "lr * correction"),
-    ("Adam", "eps * correction", "eps"),
-    ("Adam", "s = tl.where((s_max > s) | (s_max != s_max), s_max, s)", "s_max = s"),
-    ("AdamW", "w -= (one * change + change_rest) * w", "w -= one * change"),
+    ("SGD", "dampening=0.4", "new_v = rest * g + beta", "new_v = g + beta"),
+    ("SGD", "momentum=0.9", "if not FIRST:", "if True:"),
+    ("SGD", "nesterov=True", "g + beta * new_v if NESTEROV else new_v", "new_v"),
+    ("SGD", "lr=0.1", "w - lr * g", "w + lr * g"),
+    ("SGD", "weight_decay=0.1", "g += decay * w", "g += decay"),
+    ("SGD", "maximize=True", "g = -dw if MAXIMIZE else dw", "g = dw"),
+    ("Momentum", "lr=0.1", "w - rate * new_v", "w - new_v"),
+    ("Momentum", "bias_correction=True", "lr / (1 - momentum**t) if bias_correction else lr", "lr"),
+    ("RMSprop", "eps_inside_root=True eps", "sqrt(s + eps) if INSIDE else sqrt(s) + eps", "sqrt(s) + eps"),
+    ("RMSprop", "centered=True", "s -= g * g", "s -= g"),
+    ("RMSprop", "momentum=0.9", "v = mu * tl.load(vs, mask=here).to(tl.float64) +", "v ="),
+    ("RMSprop", "lr=0.01", "average(tl.load(ss, mask=here), d * d, rest)", "average(tl.load(ss, mask=here), d, rest)"),
+    ("Adam", "lr=0.01", "v += rest1 * (g - v)", "v = rest1 * g"),
+    ("Adam", "lr=0.01", "correction = math.sqrt(1 - beta2**t)", "correction = 1.0"),
+    ("Adam", "lr=0.01", "lr / (1 - beta1**t) * correction", "lr * correction"),
+    ("Adam", "eps=0.0001", "eps * correction", "eps"),
+    ("Adam", "amsgrad=True", "s = tl.where((s_max > s) | (s_max != s_max), s_max, s)", "s_max = s"),
+    ("AdamW", "weight_decay=0.1", "w -= (one * change + change_rest) * w", "w -= one * change"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "old", "new"), BUGS)
+@pytest.mark.parametrize(("name", "shown", "old", "new"), BUGS)
 def test_a_planted_bug_is_found(
-    name: str, old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, shown: str, old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = importlib.util.find_spec("refnet.optim.cuda")
     assert spec is not None
@@ -150,4 +150,5 @@ def test_a_planted_bug_is_found(
     spec.loader.exec_module(changed)
     monkeypatch.setattr(_base.cuda, "module", changed)
     table = optimizer_tables()[name]
-    assert any(not row.passed for case in table.cases for row in rows_of(table, [case]))
+    cases = sorted(table.cases, key=lambda case: shown not in case.name)  # the likely ones first
+    assert any(not row.passed for case in cases for row in rows_of(table, [case]))

@@ -158,8 +158,10 @@ def test_what_is_right_in_the_usual_call_alone_fails(wrong: str) -> None:
 
 @pytest.mark.parametrize("like", ["batch_norm", "linear", "relu"])
 def test_a_case_has_one_row_of_other_calls(like: str) -> None:
-    rows = list(op_rows(op_tables()[like], seeds=2))
-    for found in rows:
+    table = op_tables()[like]
+    for case, found in zip(table.cases, op_rows(table, seeds=2), strict=True):
+        if "float64" not in case.dtypes:
+            continue
         others = [row for row in found if row.quantity == "other calls"]
         assert len(others) == 1
         assert all(row.passed for row in others)
