@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -26,20 +26,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import lightning_modules.benchmark
 import refnet
-from lightning_modules.benchmark.cases import OURS, Case, Party, cases
-from lightning_modules.benchmark.end_to_end import NETS, training_steps
+from lightning_modules.benchmark import predict
+from lightning_modules.benchmark.cases import Case, cases
+from lightning_modules.benchmark.end_to_end import NETS
+from lightning_modules.benchmark.measured import STEPS, copied, empty_function, result_of
 from lightning_modules.benchmark.results import Result, draw, geometric_mean, table
-from lightning_modules.benchmark.timing import Timing, measure
 from lightning_modules.errors import stop
-from verification import verify_op, verify_optimizer
+from refnet._triton import INTERPRETED
 from verification.cache import write
-from verification.cases import op_tables
-from verification.ops.memory import bytes_kept
-from verification.optimizers.memory import peak_bytes
 from verification.report import environment
-
-STEPS = "training steps"
-AGAIN = " again"
 
 
 def arguments(args: Sequence[str] | None) -> argparse.Namespace:
@@ -63,6 +58,23 @@ def arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--compile", action="store_true", help="time torch.compile of the builtins too (minutes)"
     )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu",
+        help="where; on cuda: the device's time, the host's, graph replays (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--predict", action="store_true",
+        help="count launches and bytes of the CUDA kernels, without a GPU, and predict their time "
+        "(minutes); the results go beside --out",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bandwidth", type=float, default=predict.BANDWIDTH, metavar="BYTES",
+        help="per second, of a copy on the device that is predicted (default: %(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--overhead", type=float, default=predict.OVERHEAD, metavar="SECONDS",
+        help="per launch, likewise (default: %(default)g)",
+    )  # fmt: skip
     parser.add_argument("--fresh", action="store_true", help="repeat finished cases")
     parser.add_argument(
         "--out", type=Path, default=Path("results/benchmark.json"),
@@ -73,6 +85,11 @@ def arguments(args: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--threads must be at least 1, got {options.threads}")
     if not options.seconds > 0:
         parser.error(f"--seconds must be positive, got {options.seconds:g}")
+    for name in ("bandwidth", "overhead"):
+        if not getattr(options, name) > 0:
+            parser.error(f"--{name} must be positive, got {getattr(options, name):g}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device here; --predict needs none")
     return options
 
 
@@ -91,19 +108,20 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     if not chosen:
         stop(f"--only: no case is like {' '.join(options.only)}; --list shows them")
+    if options.predict:
+        return _predict(options)
     torch.set_num_threads(options.threads)
     kept = {} if options.fresh else _load(options.out)
     found: dict[str, Result] = {}
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _progress() as bar:
         task = bar.add_task("", total=len(chosen))
         for title, case in chosen.items():
             bar.update(task, description=title)
             key = _key(title, options)
             if key not in kept:
-                kept[key] = _run(title, case, options)
+                kept[key] = result_of(
+                    title, case, options.seconds, device=options.device, compiled=options.compile
+                )
                 _save(options, kept)
             found[title] = kept[key]
             bar.advance(task)
@@ -111,118 +129,52 @@ def main(args: Sequence[str] | None = None) -> int:
     results = list(found.values())
     console = Console(width=None if sys.stdout.isatty() else 180)
     console.print(table(results))
-    console.print(
-        f"An empty Function, both ways, with one tensor: {_empty_function() * 1e6:.1f} µs"
-    )
+    console.print(f"An empty Function, both ways, with one tensor: {empty_function() * 1e6:.1f} µs")
     title = f"{environment()['processor']}, {options.threads} threads, torch {torch.__version__}"
     picture = draw(results, options.out.with_suffix(".png"), title)
     console.print(f"JSON: {options.out}\npicture: {picture}", markup=False)
     return 0
 
 
-def _run(title: str, case: Case | str, options: argparse.Namespace) -> Result:
-    if isinstance(case, str):
-        return _steps(title, case, options.seconds)
-    reason = _red(case.subject)
-    if reason:
-        return Result(title, case.subject, case.elements, refused=reason)
-    return _time(case, options.seconds, compiled=options.compile)
+def _predict(options: argparse.Namespace) -> int:
+    """Count under Triton's interpreter, which has to be chosen before Triton is imported."""
+    if not INTERPRETED:
+        words = [sys.executable, "-m", "lightning_modules.benchmark", *sys.argv[1:]]
+        return subprocess.run(words, env={**os.environ, "TRITON_INTERPRET": "1"}).returncode
+    with _progress() as bar:
+        task = bar.add_task("", total=None)
+        found = predict.predictions(
+            options.bandwidth, options.overhead,
+            lambda title: any(fnmatchcase(title, pattern) for pattern in options.only),
+            lambda title: bar.update(task, description=title),
+        )  # fmt: skip
+    if not found:
+        stop(f"--only: no case with kernels is like {' '.join(options.only)}; --list shows them")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(predict.prediction_table(found, options.bandwidth, options.overhead))
+    path = options.out.with_name(f"{options.out.stem}-predicted.json")
+    text = json.dumps({
+        "predicted, not measured": True, "torch": torch.__version__,
+        "bandwidth": options.bandwidth, "overhead": options.overhead,
+        "cases": [{**asdict(one), "share": one.share / options.bandwidth} for one in found],
+    }, indent=1)  # fmt: skip
+    if not write(path, text + "\n"):
+        stop(f"--out: {path} cannot be written")
+    console.print(f"JSON: {path}", markup=False)
+    return 0
 
 
-@cache
-def _red(subject: str) -> str:
-    """Why there may be no figures of an op or optimizer: its verification fails."""
-    if subject in op_tables():
-        report = verify_op(getattr(refnet.functional, subject), like=subject)
-    else:
-        report = verify_optimizer(getattr(refnet.optim, subject), like=subject)
-    first = next(iter(report.failures), None)
-    return "" if first is None else f"verification: {first.case}, {first.quantity}: {first.verdict}"
-
-
-def _time(case: Case, seconds: float, *, compiled: bool) -> Result:
-    parties = case.make()
-    best = _best(parties, seconds / 4)
-    calls = {OURS: parties[OURS].both, best: parties[best].both, best + AGAIN: parties[best].both}
-    if compiled and case.compiled is not None:
-        calls["compiled"] = case.compiled().both
-    timed = measure(calls, seconds)
-    ours, theirs = timed[OURS], timed[best]
-    forward, backward = _ways(parties, timed, best, seconds / 2)
-    other = timed.get("compiled")
-    return Result(
-        case.title, case.subject, case.elements, ours.median, ours.spread, theirs.median, best,
-        ratio=theirs.ratio(ours), noise=abs(theirs.ratio(timed[best + AGAIN]) - 1),
-        forward=forward, backward=backward,
-        compiled=math.nan if other is None else other.ratio(ours),
-        bandwidth=case.floor * case.elements / ours.median / 1e9,
-        kept=_kept(parties[OURS], parties[best]),
-        peak=(peak_bytes(parties[OURS].both), peak_bytes(parties[best].both)),
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
-
-
-def _best(parties: dict[str, Party], seconds: float) -> str:
-    """Name the fastest of torch's ways."""
-    theirs = {name: party.both for name, party in parties.items() if name != OURS}
-    if len(theirs) == 1:
-        return next(iter(theirs))
-    timed = measure(theirs, seconds)
-    return min(timed, key=lambda name: timed[name].median)
-
-
-def _ways(
-    parties: dict[str, Party], both: dict[str, Timing], best: str, seconds: float
-) -> tuple[float, float]:
-    """The ratios of the forward, and of what the backward adds."""
-    ours, theirs = parties[OURS].forward, parties[best].forward
-    if ours is None or theirs is None:
-        return math.nan, math.nan
-    timed = measure({OURS: ours, best: theirs}, seconds)
-    added = {name: both[name].median - timed[name].median for name in timed}
-    return timed[best].ratio(timed[OURS]), added[best] / added[OURS]
-
-
-def _kept(ours: Party, theirs: Party) -> tuple[int, int]:
-    if ours.forward is None or theirs.forward is None:
-        return -1, -1
-    return bytes_kept(ours.forward, ours.held), bytes_kept(theirs.forward, theirs.held)
-
-
-def _steps(title: str, net: str, seconds: float) -> Result:
-    calls = training_steps(net)
-    timed = measure({**calls, "torch" + AGAIN: calls["torch"]}, 2 * seconds)
-    ours, theirs = timed[OURS], timed["torch"]
-    return Result(
-        title, STEPS, 0, ours.median, ours.spread, theirs.median, "torch",
-        ratio=theirs.ratio(ours), noise=abs(theirs.ratio(timed["torch" + AGAIN]) - 1),
-    )  # fmt: skip
-
-
-class _Empty(torch.autograd.Function):
-    """What no op of ours can be faster than."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return grad
-
-
-def _empty_function() -> float:
-    x = torch.ones(64, 10, requires_grad=True)
-    ones = torch.ones(64, 10)
-
-    def both() -> object:
-        return torch.autograd.grad(_Empty.apply(x), x, ones)  # type: ignore[no-untyped-call]
-
-    return measure({"empty": both}, 0.3)["empty"].median
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def _key(title: str, options: argparse.Namespace) -> str:
     """A case is known by what its figures depend on."""
-    return json.dumps([title, options.threads, options.compile, options.seconds, _sources()])
+    asked = [title, options.threads, options.compile, options.seconds, options.device]
+    return json.dumps([*asked, _sources()])
 
 
 @cache
@@ -249,15 +201,22 @@ def _load(path: Path) -> dict[str, Result]:
 def _save(options: argparse.Namespace, kept: dict[str, Result]) -> None:
     """Keep what is known of these sources; older figures would not be comparable."""
     current = {key: result for key, result in kept.items() if json.loads(key)[-1] == _sources()}
-    chosen = [result for key, result in current.items() if json.loads(key)[1] == options.threads]
+    like = [options.threads, options.device]
+    chosen = [r for key, r in current.items() if json.loads(key)[1:5:3] == like]
     text = json.dumps({
-        "machine": {**environment(), "cores": _cores(), "cpu": _cpu()},
+        "machine": {**environment(), "cores": _cores(), "cpu": _cpu(), **_gpu(options.device)},
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
         "geometric_mean": geometric_mean(chosen),
         "cases": {key: result.to_data() for key, result in current.items()},
     }, indent=1)  # fmt: skip
     if not write(options.out, text + "\n"):
         stop(f"--out: {options.out} cannot be written")
+
+
+def _gpu(device: str) -> dict[str, object]:
+    if device == "cpu":
+        return {}
+    return {"gpu": torch.cuda.get_device_name(), "copy GB/s": copied() / 1e9}
 
 
 def _cpu() -> str:

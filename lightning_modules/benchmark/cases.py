@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import refnet.functional
 import refnet.optim
 
 OURS = "refnet"
+CHANNELS = 16  # in a smaller case of batch norm
 Call = Callable[[], Any]
 
 
@@ -44,6 +45,8 @@ class Case:
         elements: of the input, or of all parameters.
         floor: bytes that have to be read and written per element, in float32, both ways.
         make: makes the parties, refnet's first; the others are torch's.
+        smaller: makes the same case of fewer rows, or of smaller parameters: of not much more
+            elements than it is called with.
         compiled: makes torch's under `torch.compile`, or None.
     """
 
@@ -53,6 +56,7 @@ class Case:
     elements: int
     floor: int
     make: Callable[[], dict[str, Party]]
+    smaller: Callable[[int], Case]
     compiled: Callable[[], Party] | None = field(default=None, repr=False)
 
     @property
@@ -100,13 +104,26 @@ def _op(
 
         return Party(forward, both, tuple(leaves))
 
+    few = shape  # of those, rows: classes belong together, channels don't
+    if subject == "batch_norm":
+        few = (shape[0], min(shape[1], CHANNELS), *shape[2:])
     ours, theirs = getattr(refnet.functional, subject), getattr(F, subject, None)
     theirs = theirs or getattr(torch, subject)
     return Case(
         subject, name, "×".join(map(str, shape)), math.prod(shape), floor,
         lambda: {OURS: party(ours), "torch": party(theirs)},
+        lambda limit: _op(subject, _fewer(few, limit), floor, arguments, name=name,
+                          channels_last=channels_last),
         lambda: party(torch.compile(theirs, dynamic=False)),
     )  # fmt: skip
+
+
+def _fewer(shape: tuple[int, ...], limit: int) -> tuple[int, ...]:
+    """Cut rows, down to two, then sides of images, until no more than `limit` elements are left."""
+    n, channels, *sides = shape
+    room = max(limit // channels, 2)
+    sides = [min(side, max(math.isqrt(room // 2), 1)) for side in sides]
+    return min(n, max(room // math.prod(sides), 2)), channels, *sides
 
 
 def _batch_norm() -> Iterator[Case]:
@@ -192,18 +209,31 @@ def _optimizers() -> Iterator[Case]:
     )
     for subject, name, floor, options in rows:
         for size, shapes in SHAPES.items():
-            elements = sum(map(math.prod, shapes))
-            yield Case(subject, name, size, elements, floor, _stepping(subject, shapes, options))
+            yield _optimizer(subject, name, size, floor, shapes, options)
+
+
+def _optimizer(
+    subject: str, name: str, size: str, floor: int, shapes: Sequence[tuple[int, ...]],
+    options: dict[str, Any],
+) -> Case:  # fmt: skip
+    def smaller(limit: int) -> Case:
+        few = [(min(math.prod(shape), limit // len(shapes)),) for shape in shapes]
+        return _optimizer(subject, name, size, floor, few, options)
+
+    elements = sum(map(math.prod, shapes))
+    return Case(
+        subject, name, size, elements, floor, _stepping(subject, shapes, options), smaller
+    )  # fmt: skip
 
 
 def _stepping(
-    subject: str, shapes: list[tuple[int, ...]], options: dict[str, Any]
+    subject: str, shapes: Sequence[tuple[int, ...]], options: dict[str, Any]
 ) -> Callable[[], dict[str, Party]]:
     def party(make: Callable[..., torch.optim.Optimizer], **chosen: bool) -> Party:
-        generator = torch.Generator().manual_seed(0)
-        parameters = [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in shapes]
+        torch.manual_seed(0)  # the same for all parties
+        parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
         for parameter in parameters:
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = torch.randn(parameter.shape)
         optimizer = make(parameters, **options, **chosen)
         return Party(None, optimizer.step)
 

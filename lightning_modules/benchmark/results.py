@@ -14,6 +14,7 @@ from rich.table import Table
 from lightning_modules.plots import DEV, MARK, TRAIN
 
 NAN = float("nan")
+ON_DEVICE = ("graph", "host", "of copy")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Result:
         bandwidth: bytes at the floor by our time, in GB/s.
         kept: bytes kept for the backward, ours and torch's; -1 where there is none.
         peak: the most bytes that a call allocates, ours and torch's.
+        graph: the ratio of replays of CUDA graphs; NaN elsewhere, and where there is none.
+        host_ours, host_builtin: until a call on a GPU returned; NaN elsewhere.
+        share: the bandwidth as a share of what a copy on the device reaches; NaN elsewhere.
         refused: why there are no figures; empty otherwise.
     """
 
@@ -54,6 +58,10 @@ class Result:
     bandwidth: float = NAN
     kept: tuple[int, int] = (-1, -1)
     peak: tuple[int, int] = (-1, -1)
+    graph: float = NAN
+    host_ours: float = NAN
+    host_builtin: float = NAN
+    share: float = NAN
     refused: str = ""
 
     def to_data(self) -> dict[str, object]:
@@ -89,11 +97,13 @@ def geometric_mean(results: Sequence[Result]) -> float:
 
 def table(results: Sequence[Result]) -> Table:
     """Return the results as a table for a terminal."""
+    on_device = any(not math.isnan(result.host_ours) for result in results)
     found = Table(title="torch's time / ours: above 1 refnet is faster", title_justify="left")
     found.add_column("case")
     for heading in (
         "ours", "±", "torch's best", "", "both", "noise", "fwd", "bwd", "compiled", "GB/s",
         "kept", "peak",
+        *(ON_DEVICE if on_device else ()),
     ):  # fmt: skip
         found.add_column(heading, justify="left" if heading == "" else "right")
     subject = ""
@@ -110,7 +120,7 @@ def table(results: Sequence[Result]) -> Table:
             result.best, f"[{'red' if slow else 'green'}]{result.ratio:.2f}[/]",
             f"{result.noise:.0%}", _number(result.forward), _number(result.backward),
             _number(result.compiled), _number(result.bandwidth, ".1f"), _bytes(result.kept),
-            _bytes(result.peak),
+            _bytes(result.peak), *(_on_device(result) if on_device else ()),
         )  # fmt: skip
     found.caption = f"geometric mean {geometric_mean(results):.2f}"
     return found
@@ -143,6 +153,11 @@ def draw(results: Sequence[Result], path: Path, title: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
+
+
+def _on_device(result: Result) -> list[str]:
+    host = f"{_time(result.host_ours)} / {_time(result.host_builtin)}"
+    return [_number(result.graph), host, _number(result.share, ".0%")]
 
 
 def _time(seconds: float) -> str:

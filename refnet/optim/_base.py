@@ -311,10 +311,17 @@ class Optimizer(torch.optim.Optimizer):
 
 
 def _plans(params: list[Tensor], forced: str) -> list[Any]:
-    """Return the kinds of plans that may serve parameters, the preferred first."""
-    if forced == backend.CPU or not params or cuda.unavailable(params[0]):
+    """Return the kinds of plans that may serve parameters, the preferred first.
+
+    Where a group has parameters on a GPU and on the CPU, those on the GPU decide: the others are
+    left to the reference.
+    """
+    if forced == backend.CPU or not params:
         return [Plan]
-    return [cuda.Plan, Plan] if params[0].is_cpu and forced == backend.AUTO else [cuda.Plan]
+    decides = next((param for param in params if not param.is_cpu), params[0])
+    if cuda.unavailable(decides):
+        return [Plan]
+    return [cuda.Plan, Plan] if decides.is_cpu and forced == backend.AUTO else [cuda.Plan]
 
 
 def _direction(w: Tensor, dw: Tensor, group: Group) -> Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +15,15 @@ import torch
 
 import refnet.functional
 from lightning_modules.benchmark import __main__ as benchmark
-from lightning_modules.benchmark import timing
+from lightning_modules.benchmark import measured, predict, timing
 from lightning_modules.benchmark.cases import OURS, cases
-from lightning_modules.benchmark.results import Result
+from lightning_modules.benchmark.results import Result, table
 from verification.cases import op_tables
 
 ONE = "relu 64×128"
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="no triton here"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +31,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "ROUNDS", (2, 2))
     monkeypatch.setattr(timing, "BLOCK", 1e-4)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-    benchmark._red.cache_clear()
+    measured.red.cache_clear()
 
 
 def run(out: Path, *words: str) -> dict[str, object]:
@@ -66,19 +73,19 @@ def test_a_case_has_figures_and_is_not_timed_again(tmp_path, monkeypatch, capsys
     assert data["machine"]["torch"] == torch.__version__
     assert out.with_suffix(".png").stat().st_size > 5000
     assert ONE in capsys.readouterr().out
-    monkeypatch.setattr(benchmark, "_run", None)
+    monkeypatch.setattr(benchmark, "result_of", None)
     assert run(out, "--only", ONE)["cases"] == data["cases"]
 
 
 def test_an_interrupted_run_keeps_what_is_finished(tmp_path, monkeypatch) -> None:
-    original = benchmark._run
+    original = benchmark.result_of
 
-    def interrupted(title, case, options):
+    def interrupted(title, case, seconds, **options):
         if title != ONE:
             raise KeyboardInterrupt
-        return original(title, case, options)
+        return original(title, case, seconds, **options)
 
-    monkeypatch.setattr(benchmark, "_run", interrupted)
+    monkeypatch.setattr(benchmark, "result_of", interrupted)
     out = tmp_path / "b.json"
     with pytest.raises(KeyboardInterrupt):
         run(out, "--only", ONE, "tanh 64×128")
@@ -98,7 +105,7 @@ def test_figures_of_other_sources_are_not_mixed_in(tmp_path, monkeypatch) -> Non
     out = tmp_path / "b.json"
     run(out, "--only", ONE)
     monkeypatch.setattr(benchmark, "_sources", lambda: "others")
-    monkeypatch.setattr(benchmark, "_run", lambda title, case, options: Result(title, "relu"))
+    monkeypatch.setattr(benchmark, "result_of", lambda title, *_, **__: Result(title, "relu"))
     (result,) = run(out, "--only", ONE)["cases"].values()
     assert result["ours"] is None
 
@@ -139,3 +146,51 @@ def test_parties_take_turns() -> None:
         name for name, before in zip(calls, ["", *calls], strict=False) if name != before
     )
     assert order.endswith("abcbca")
+
+
+def test_a_gpu_is_asked_for_where_there_is_one(capsys) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SystemExit):
+        benchmark.main(["--device", "cuda"])
+    assert "torch sees no CUDA device here; --predict needs none" in capsys.readouterr().err
+
+
+def test_figures_of_a_device_have_columns(capsys) -> None:
+    plain = Result("relu 64", "relu", ours=1e-3, ratio=2.0)
+    timed = replace(plain, graph=1.5, host_ours=2e-5, host_builtin=3e-5, share=0.8)
+    for results, columns in (([plain], 13), ([plain, timed], 16)):
+        found = table(results)
+        assert len(found.columns) == columns
+        assert len(list(found.columns[-1].cells)) == len(results)
+    assert list(found.columns[-1].cells)[1] == "80%"
+    assert list(found.columns[-2].cells)[1] == "20.0 µs / 30.0 µs"
+
+
+# What the equations ask for, in float32: reads and writes per element, both ways or in a step.
+@needs_triton
+def test_bytes_and_launches_are_counted_without_a_gpu(tmp_path) -> None:
+    out = tmp_path / "b.json"
+    only = ["softmax 1024×256", "cross_entropy 128×100", "dropout 64×128", "SGD 6*", "Adam 6*",
+            "batch_norm 16×32×8×8"]  # fmt: skip
+    words = [sys.executable, "-m", "lightning_modules.benchmark", "--predict", "--out", str(out)]
+    done = subprocess.run([*words, "--bandwidth", "1e12", "--overhead", "1e-6", "--only", *only],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "predicted, not measured: 1 TB/s, 1 µs a launch" in done.stdout
+    found = json.loads((tmp_path / "b-predicted.json").read_text(encoding="utf-8"))
+    counted = {case["title"]: case for case in found["cases"]}
+    assert {title: case["launches"] for title, case in counted.items()} == {
+        "batch_norm 16×32×8×8": 4, "dropout 64×128": 2, "softmax 1024×256": 2,
+        "cross_entropy 128×100": 3, "SGD 6 small tensors": 1, "Adam 6 small tensors": 1,
+    }  # fmt: skip
+    for title, case in counted.items():
+        assert case["floor"] <= case["bytes"] <= 1.1 * case["floor"], title
+        moved = case["bytes"] * case["elements"] / 1e12
+        assert case["seconds"] == pytest.approx(moved + 1e-6 * case["launches"])
+
+
+def test_kernels_are_counted_under_the_interpreter_alone(monkeypatch) -> None:
+    monkeypatch.setattr(predict, "INTERPRETED", False)
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET=1"), predict.counting():
+        pass

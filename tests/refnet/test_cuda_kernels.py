@@ -11,11 +11,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from refnet._triton import Kernels
+from refnet.optim._base import _plans
 
 FILES = sorted(Path(__file__).parent.glob("kernels/*.py"))
 needs_triton = pytest.mark.skipif(
@@ -60,3 +62,15 @@ def test_without_triton_the_reference_runs_after_one_warning(
     with pytest.warns(UserWarning, match="no CUDA kernels here .*triton"):
         assert "triton" in kernels.unsupported(torch.ones(2), 0, torch.float32)
     assert "triton" in kernels.unsupported(torch.ones(2), 0, torch.float32)
+
+
+def test_what_is_on_a_gpu_decides_on_a_groups_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(param: torch.Tensor) -> str:
+        return "the CPU" if param.is_cpu else ""
+
+    kernels = SimpleNamespace(unavailable=unavailable, Plan=SimpleNamespace(backend="cuda"))
+    monkeypatch.setattr("refnet.optim._base.cuda", kernels)
+    on_cpu, elsewhere = torch.ones(2), torch.ones(2, device="meta")
+    kinds = [_plans(params, "auto") for params in ([on_cpu], [on_cpu, elsewhere], [elsewhere])]
+    assert [[kind.backend for kind in found] for found in kinds] == [["cpu"], ["cuda"], ["cuda"]]
+    assert [kind.backend for kind in _plans([elsewhere], "cpu")] == ["cpu"]
