@@ -30,7 +30,7 @@ from lightning_modules.benchmark import predict
 from lightning_modules.benchmark.cases import Case, cases
 from lightning_modules.benchmark.end_to_end import NETS
 from lightning_modules.benchmark.measured import STEPS, copied, empty_function, result_of
-from lightning_modules.benchmark.results import Result, draw, geometric_mean, table
+from lightning_modules.benchmark.results import Result, draw, geometric_mean, markdown, table
 from lightning_modules.errors import stop
 from refnet._triton import INTERPRETED
 from verification.cache import write
@@ -80,6 +80,9 @@ def arguments(args: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=Path("results/benchmark.json"),
         help="results as JSON; a picture goes beside it (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the table as a page of Markdown too"
+    )
     options = parser.parse_args(args)
     if options.threads < 1:
         parser.error(f"--threads must be at least 1, got {options.threads}")
@@ -132,6 +135,10 @@ def main(args: Sequence[str] | None = None) -> int:
     console.print(f"An empty Function, both ways, with one tensor: {empty_function() * 1e6:.1f} µs")
     title = f"{environment()['processor']}, {options.threads} threads, torch {torch.__version__}"
     picture = draw(results, options.out.with_suffix(".png"), title)
+    if options.markdown is not None:
+        where = f"{title}; medians of calls in turns, forward and backward or a step."
+        if not write(options.markdown, markdown(results, where)):
+            stop(f"--markdown: {options.markdown} cannot be written")
     console.print(f"JSON: {options.out}\npicture: {picture}", markup=False)
     return 0
 

@@ -12,8 +12,15 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from lightning_modules.plots import DEV, MARK, TRAIN
+from verification.texts import line
 
 NAN = float("nan")
+TITLE = "torch's time / ours: above 1 refnet is faster"
+HEADINGS = (
+    "ours", "±", "torch's best", "", "both", "noise", "fwd", "bwd", "compiled", "GB/s", "kept",
+    "peak",
+)  # fmt: skip
+RATIO = HEADINGS.index("both")
 ON_DEVICE = ("graph", "host", "of copy")
 
 
@@ -95,16 +102,30 @@ def geometric_mean(results: Sequence[Result]) -> float:
     return statistics.geometric_mean(ratios) if ratios else NAN
 
 
+def headings(results: Sequence[Result]) -> list[str]:
+    """Return the headings of the columns that the results fill."""
+    return [*HEADINGS, *(ON_DEVICE if _on_a_device(results) else ())]
+
+
+def cells(result: Result, *, on_device: bool = False) -> list[str]:
+    """Return a result below `headings`, but for the title: nothing where it was refused."""
+    if result.refused:
+        return []
+    found = [
+        _time(result.ours), f"{result.spread:.0%}", _time(result.builtin), result.best,
+        f"{result.ratio:.2f}", f"{result.noise:.0%}", _number(result.forward),
+        _number(result.backward), _number(result.compiled), _number(result.bandwidth, ".1f"),
+        _bytes(result.kept), _bytes(result.peak),
+    ]  # fmt: skip
+    host = f"{_time(result.host_ours)} / {_time(result.host_builtin)}"
+    return [*found, *([_number(result.graph), host, _number(result.share, ".0%")] * on_device)]
+
+
 def table(results: Sequence[Result]) -> Table:
     """Return the results as a table for a terminal."""
-    on_device = any(not math.isnan(result.host_ours) for result in results)
-    found = Table(title="torch's time / ours: above 1 refnet is faster", title_justify="left")
+    found = Table(title=TITLE, title_justify="left")
     found.add_column("case")
-    for heading in (
-        "ours", "±", "torch's best", "", "both", "noise", "fwd", "bwd", "compiled", "GB/s",
-        "kept", "peak",
-        *(ON_DEVICE if on_device else ()),
-    ):  # fmt: skip
+    for heading in headings(results):
         found.add_column(heading, justify="left" if heading == "" else "right")
     subject = ""
     for result in results:
@@ -114,16 +135,38 @@ def table(results: Sequence[Result]) -> Table:
         if result.refused:
             found.add_row(result.title, f"[red]refused: {result.refused}[/red]")
             continue
-        slow = result.ratio < 1 - max(result.noise, 0.0)
-        found.add_row(
-            result.title, _time(result.ours), f"{result.spread:.0%}", _time(result.builtin),
-            result.best, f"[{'red' if slow else 'green'}]{result.ratio:.2f}[/]",
-            f"{result.noise:.0%}", _number(result.forward), _number(result.backward),
-            _number(result.compiled), _number(result.bandwidth, ".1f"), _bytes(result.kept),
-            _bytes(result.peak), *(_on_device(result) if on_device else ()),
-        )  # fmt: skip
+        color = "red" if result.ratio < 1 - max(result.noise, 0.0) else "green"
+        row = cells(result, on_device=_on_a_device(results))
+        row[RATIO] = f"[{color}]{row[RATIO]}[/]"
+        found.add_row(result.title, *row)
     found.caption = f"geometric mean {geometric_mean(results):.2f}"
     return found
+
+
+def markdown(results: Sequence[Result], where: str) -> str:
+    """Return the results as a page of Markdown.
+
+    Args:
+        results: in their order.
+        where: the machine and the versions, in words.
+
+    Example:
+        >>> page = markdown([Result("relu 64", "relu", ours=1e-3, ratio=2.0)], "a machine")
+        >>> page.splitlines()[4][:24]
+        '| case | ours | ± | torc'
+    """
+    columns = headings(results)
+    rows = [
+        line([result.title, *(cells(result, on_device=_on_a_device(results)) or [result.refused])])
+        for result in results
+    ]
+    mean = f"Geometric mean of the ratios: {geometric_mean(results):.2f}."
+    head = [line(["case", *columns]), line(["---"] * (1 + len(columns)))]
+    return "\n".join([f"# {TITLE}", "", where, "", *head, *rows, "", mean, ""])
+
+
+def _on_a_device(results: Sequence[Result]) -> bool:
+    return any(not math.isnan(result.host_ours) for result in results)
 
 
 def draw(results: Sequence[Result], path: Path, title: str) -> Path:
@@ -153,11 +196,6 @@ def draw(results: Sequence[Result], path: Path, title: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
-
-
-def _on_device(result: Result) -> list[str]:
-    host = f"{_time(result.host_ours)} / {_time(result.host_builtin)}"
-    return [_number(result.graph), host, _number(result.share, ".0%")]
 
 
 def _time(seconds: float) -> str:
