@@ -114,8 +114,13 @@ def _op(
         lambda: {OURS: party(ours), "torch": party(theirs)},
         lambda limit: _op(subject, _fewer(few, limit), floor, arguments, name=name,
                           channels_last=channels_last),
-        lambda: party(torch.compile(theirs, dynamic=False)),
+        lambda: party(_compiled(theirs)),
     )  # fmt: skip
+
+
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    torch.compiler.reset()  # from the ninth shape of a function on, it would run uncompiled
+    return torch.compile(function, dynamic=False)
 
 
 def _fewer(shape: tuple[int, ...], limit: int) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ def test_the_op_of_ones_own_is_told_what_is_wrong_with_it(
     (command,) = re.findall(r"^python -m verification (op mine.*)$", README, re.MULTILINE)
     assert verification(shlex.split(command)) == 1
     printed = capfd.readouterr().out
-    (counts,) = re.findall(r"^274 rows: .*$", README, re.MULTILINE)
+    (counts,) = re.findall(r"^349 rows: .*$", README, re.MULTILINE)
     assert counts in printed
     (repeat,) = re.findall(r"repeat: +(python .* --case '0, inf, NaN' .*)", README)
     assert repeat in printed
