@@ -132,11 +132,13 @@ def main(args: Sequence[str] | None = None) -> int:
     results = list(found.values())
     console = Console(width=None if sys.stdout.isatty() else 180)
     console.print(table(results))
-    console.print(f"An empty Function, both ways, with one tensor: {empty_function() * 1e6:.1f} µs")
-    title = f"{environment()['processor']}, {options.threads} threads, torch {torch.__version__}"
+    empty = f"An empty Function, both ways, with one tensor: {empty_function() * 1e6:.1f} µs."
+    console.print(empty)
+    cpu = f"{_cpu()} ({environment()['processor']})"
+    title = f"{cpu}, {options.threads} threads, torch {torch.__version__}"
     picture = draw(results, options.out.with_suffix(".png"), title)
     if options.markdown is not None:
-        where = f"{title}; medians of calls in turns, forward and backward or a step."
+        where = f"{title}; medians of calls in turns, forward and backward or a step. {empty}"
         if not write(options.markdown, markdown(results, where)):
             stop(f"--markdown: {options.markdown} cannot be written")
     console.print(f"JSON: {options.out}\npicture: {picture}", markup=False)
