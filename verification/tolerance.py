@@ -28,7 +28,7 @@ NOTHING = 1e-16  # of the terms: what extended precision leaves where they cance
 ZEROS = "zeros stay 0"
 BESIDE, WELL = 1e-12, 1e-13  # how close to the builtin in float64, and where
 TELLS = 0.2  # an error below it tells a function from zeros, from twice it, from its negative
-FAR = 10  # bounds, that no draw may exceed; the largest of half a million right ones had 0
+FAR = 10  # bounds that no draw may exceed; of right ops none has used half a one in quick passes
 CLEARLY = 1.25  # a ratio of errors that is more than noise
 DEVIATIONS = 4  # of a sum's rounding; 2 exp(−4²/2) = 7e-4 is the chance of more
 KINDS = {torch.finfo(d).eps: d for d in (torch.float32, torch.bfloat16, torch.float16)}

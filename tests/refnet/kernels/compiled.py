@@ -21,8 +21,9 @@ import refnet.optim.cuda as optim
 from refnet.ops._tiles import tiles
 
 ROWS = dict.fromkeys(("length", "step", "stride", "classes"), "i32")
-TILE = {**tiles((2**15, 1000), 1).options, "WIDE": False}
-COLUMNS = {**tiles((2**10, 2**11, 2**10), 1).options, "WIDE": True}
+# Triton makes a constant of an argument that is 1.
+TILE = {**tiles((2**15, 1000), 1).options, "WIDE": False, "stride": 1}
+COLUMNS = {**tiles((2**10, 2**11, 2**10), 1).options, "WIDE": True, "step": 1}
 NUMBERS = {"rows": "i32", "ignore_index": "i32", "s_own": "fp32", "s_each": "fp32"}
 LABELS = {"y": "*i64", "w": "*T", "kept_of": "*fp32"}
 BATCH = {**dict.fromkeys(("m", "channels", "length", "tiles", "splits"), "i32"), "eps": "fp32"}
@@ -63,7 +64,8 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any]]] = {
 } | {
     f"batch norm {name}, {layout}": (kernel, {**types, **BATCH}, {**constants, **shape})
     for layout, shape in (("first", batch_norm._cut(64, 256, 784).options),
-                          ("last", batch_norm._cut(50176, 256, 1).options))
+                          ("last", {**batch_norm._cut(50176, 256, 1).options, "length": 1}),
+                          ("wide", {**batch_norm._cut(64, 256, 784).options, "WIDE": True}))
     for name, kernel, types, constants in (
         ("statistics", batch_norm.statistics_kernel, {"z": "*T", "parts": "*fp64"}, {}),
         ("training", batch_norm.normalize_kernel,
