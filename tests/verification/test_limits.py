@@ -146,9 +146,7 @@ def test_a_limit_that_is_over_in_a_callback_of_the_collector_rings_after_it() ->
 
     gc.callbacks.append(collect_slowly)
     try:
-        start = time.monotonic()
         with pytest.raises(TimeLimitExceeded):
             collect_and_spin()
-        assert time.monotonic() - start < 1
     finally:
         gc.callbacks.remove(collect_slowly)

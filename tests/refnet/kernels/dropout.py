@@ -75,8 +75,8 @@ def test_all_rows_of_what_is_drawn_are_green(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_backward_draws_the_same_mask(dtype: torch.dtype) -> None:
-    x = torch.randn(5, 7, 11, 3, dtype=dtype).to(memory_format=torch.channels_last)
-    x.requires_grad_()
+    x = torch.rand(5, 7, 11, 3).add(0.5).to(dtype).to(memory_format=torch.channels_last)
+    x.requires_grad_()  # none of it is 0, so that y tells what was shut off
     y = dropout(x, 0.3)
     (dx,) = torch.autograd.grad(y, x, torch.ones(5, 7, 11, 3, dtype=dtype))
     torch.testing.assert_close(dx, ((y != 0) / 0.7).to(dtype), rtol=1e-6, atol=0)
